@@ -1,0 +1,294 @@
+"""The command line: names, options, help. Each body is one lazy import and one call."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rdfia_cli import __version__, console
+
+EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 usage, 4 component missing or broken, 5 diverged, "
+    "75 stopped after a checkpoint."
+)
+
+app = typer.Typer(
+    name="rdfia",
+    help="Controlled image-classification experiments in PyTorch.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _complete(group: str) -> object:
+    """A completion of component names, read from entry points alone."""
+
+    def complete(incomplete: str) -> list[str]:
+        from rdfia_cli import registry
+
+        known = registry.recipe_names() if group == "recipes" else registry.names(group)
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        console.print_result(f"rdfia {__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def rdfia(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Controlled image-classification experiments in PyTorch."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
+RESULT = "What is printed"
+SETTINGS = "Settings"
+PLACE = "Where it goes"
+SOURCES = "Settings from elsewhere"
+
+
+def _setting(
+    *names: str, metavar: str, help: str, group: str | None = None, panel: str = SETTINGS
+) -> object:
+    return typer.Option(
+        *names,
+        metavar=metavar,
+        help=help,
+        rich_help_panel=panel,
+        autocompletion=_complete(group) if group else None,  # pyright: ignore
+        show_default=False,
+    )
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
+            autocompletion=_complete("models"),  # pyright: ignore
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        _setting(
+            "--data", metavar="D", help="The dataset. (default digits)", group="datasets"
+        ),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        _setting(
+            "--augment",
+            metavar="A",
+            help="An augmentation; repeat it for more, in order.",
+            group="augmentations",
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        _setting(
+            "--optimizer", metavar="O", help="The optimizer. (default sgd)", group="optimizers"
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        _setting(
+            "--schedule",
+            metavar="S",
+            help="The schedule of the learning rate. (default constant)",
+            group="schedules",
+        ),
+    ] = None,
+    lr: Annotated[
+        str | None,
+        _setting("--lr", metavar="X", help="The learning rate; the same as --set optimizer.lr=X."),
+    ] = None,
+    epochs: Annotated[
+        str | None,
+        _setting("--epochs", metavar="N", help="Passes over the train split. (default 30)"),
+    ] = None,
+    batch_size: Annotated[
+        str | None, _setting("--batch-size", metavar="N", help="Examples a step. (default 32)")
+    ] = None,
+    seed: Annotated[
+        str | None,
+        _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
+    ] = None,
+    normalize: Annotated[
+        str | None,
+        _setting(
+            "--normalize",
+            metavar="train|none",
+            help="Mean and standard deviation, fitted on train. (default train)",
+        ),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        _setting(
+            "--validation",
+            metavar="SHARE",
+            help="The share of train kept for validation. (default 0.1)",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        _setting(
+            "--precision",
+            metavar="P",
+            help="auto, fp32, bf16 or fp16. (default auto)",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        _setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
+    ] = None,
+    log_every: Annotated[
+        str | None,
+        _setting(
+            "--log-every",
+            metavar="N",
+            help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
+        ),
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        _setting(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting, such as model.dropout=0.5; repeatable.",
+            panel=SOURCES,
+        ),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        _setting(
+            "--config",
+            metavar="FILE",
+            help="Settings from a TOML file; repeatable, the last wins.",
+            panel=SOURCES,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        _setting(
+            "--recipe",
+            metavar="NAME",
+            help="Settings of a known experiment: rdfia list recipes.",
+            group="recipes",
+            panel=SOURCES,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        _setting(
+            "--out",
+            metavar="DIR",
+            help="The run folder itself. (default runs/MODEL-DATA-HASH)",
+            panel=PLACE,
+        ),
+    ] = None,
+    if_exists: Annotated[
+        str | None,
+        _setting(
+            "--if-exists",
+            metavar="WHAT",
+            help="skip, resume, new or error. (default resume)",
+            panel=PLACE,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show every setting, its origin and the cost; write nothing."
+        ),
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Train a model; finish an unfinished run; print a finished one."""
+    from rdfia_cli.commands import train as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command("eval")
+def evaluate(
+    ctx: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    data: Annotated[
+        str | None,
+        _setting(
+            "--data",
+            metavar="D",
+            help="Another dataset of the same shape and classes.",
+            group="datasets",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="S", help="test, validation or train.")
+    ] = "test",
+    device: Annotated[
+        str | None,
+        _setting("--device", metavar="D", help="Where to compute. (default as the run)"),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw confusion and per-class accuracy: .png or .svg."
+        ),
+    ] = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Score a run's weights: loss, accuracy, calibration, confusion."""
+    from rdfia_cli.commands import eval as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command("list")
+def list_components(
+    ctx: typer.Context,
+    group: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="GROUP",
+            help="models, augmentations, optimizers, schedules, datasets or recipes.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Import each one, to find those that are broken.")
+    ] = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """List components and recipes."""
+    from rdfia_cli.commands import list as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    arguments = sys.argv[1:]
+    sys.exit(console.run(lambda: app(arguments, standalone_mode=False), arguments))

@@ -1,0 +1,122 @@
+"""`rdfia eval RUN`: score a run's weights on a split, and print or draw what was measured."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import console
+from rdfia_cli.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rdfia_cli.evaluation import Evaluation
+
+SPLITS = ("test", "validation", "train")
+PICTURES = (".png", ".svg")
+
+
+def run(flags: Mapping[str, Any]) -> None:
+    """Evaluate what the flags say."""
+    split, plot = flags["split"], flags["plot"] and Path(flags["plot"])
+    if split not in SPLITS:
+        raise UsageError(f"unknown split '{split}'", nearest(split, SPLITS))
+    if plot and (plot.suffix not in PICTURES or not plot.parent.is_dir()):
+        raise UsageError(
+            f"cannot draw '{plot}'", "give a .png or .svg file in a folder that exists"
+        )
+    from rdfia_cli.config import resolve_component, resolve_device
+
+    data = flags["data"] and resolve_component("data", flags["data"], "--data")
+    device = flags["device"] and resolve_device(flags["device"], "--device")
+
+    from rdfia_cli.evaluation import evaluate
+
+    found = evaluate(Path(flags["run"]), split, data, device)
+    for text in found.warnings:
+        console.warn(text)
+    result = describe(Path(flags["run"]), found)
+    if plot:
+        from rdfia_cli.report.confusion import draw_evaluation
+
+        draw_evaluation(result, plot)
+    if flags["json"]:
+        console.print_json(result)
+    else:
+        _print_tables(result)
+
+
+def describe(folder: Path, found: Evaluation) -> dict[str, Any]:
+    """The object `rdfia.result/1` of an evaluation: one split is measured, the others are null."""
+    from rdfia_cli.config import spec_text
+
+    measures, config = found.measures, found.config
+    summary = {"loss": measures.loss, "accuracy": measures.accuracy, "top5": measures.top5}
+    confusion = measures.confusion
+    return {
+        "schema": "rdfia.result/1",
+        "command": "eval",
+        "run": str(folder),
+        "model": spec_text("model", config.model),
+        "data": spec_text("data", config.data),
+        "seed": config.seed,
+        "epochs": found.epoch,
+        "parameters": found.parameters,
+        "split": found.split,
+        "examples": found.examples,
+        **{split: summary if split == found.split else None for split in reversed(SPLITS)},
+        "best": None,
+        "seconds": found.seconds,
+        "images_per_second": found.examples / found.seconds,
+        "calibration_error": measures.calibration_error,
+        "classes": [
+            {"name": name, "examples": sum(row), "accuracy": accuracy}
+            for name, row, accuracy in zip(
+                found.classes, confusion, measures.per_class, strict=True
+            )
+        ],
+        "confusion": confusion,
+        "precision": found.precision,
+        "device": found.device,
+        "weights_sha256": found.weights_sha256,
+    }
+
+
+def _print_tables(result: Mapping[str, Any]) -> None:
+    summary = result[result["split"]]
+    console.print_table(
+        [
+            ("loss", "accuracy", "top-5", "calibration error"),
+            (
+                f"{summary['loss']:.4f}",
+                f"{summary['accuracy']:.4f}",
+                f"{summary['top5']:.4f}",
+                f"{result['calibration_error']:.4f}",
+            ),
+        ],
+        title=f"{result['model']} on the {result['split']} split of {result['data']}: "
+        f"{result['examples']:,} examples",
+    )
+    console.print_table(
+        [
+            ("class", "examples", "accuracy", "taken for"),
+            *(
+                (
+                    entry["name"],
+                    str(entry["examples"]),
+                    "" if math.isnan(entry["accuracy"]) else f"{entry['accuracy']:.4f}",
+                    _taken_for(index, result),
+                )
+                for index, entry in enumerate(result["classes"])
+            ),
+        ]
+    )
+
+
+def _taken_for(index: int, result: Mapping[str, Any]) -> str:
+    """The classes that a class is most often mistaken for, with how often."""
+    row = result["confusion"][index]
+    wrong = sorted((-count, other) for other, count in enumerate(row) if other != index and count)
+    return ", ".join(f"{result['classes'][other]['name']} ({-count})" for count, other in wrong[:3])

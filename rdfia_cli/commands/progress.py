@@ -1,0 +1,132 @@
+"""How the events of a run look: a bar on a terminal, a plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from rdfia_cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rdfia_cli.experiment import RunEvent
+    from rdfia_cli.training.loop import EpochEnd, StepEnd
+
+REFRESHES_PER_SECOND = 10
+
+
+@contextlib.contextmanager
+def display(*, quiet: bool) -> Iterator[Callable[[RunEvent], None]]:
+    """A consumer of a run's events for the stderr at hand."""
+    if quiet:
+        yield _show_warnings
+    elif console.on_terminal():
+        with _bar() as show:
+            yield show
+    else:
+        yield _show_lines
+
+
+def _show_warnings(event: RunEvent) -> None:
+    from rdfia_cli.experiment import Warned
+
+    if isinstance(event, Warned):
+        console.warn(event.text)
+
+
+def _show_lines(event: RunEvent) -> None:
+    from rdfia_cli.experiment import Started
+    from rdfia_cli.training.loop import EpochEnd
+
+    _show_warnings(event)
+    if isinstance(event, Started):
+        console.say(_headline(event))
+    elif isinstance(event, EpochEnd):
+        console.say(_epoch_line(event))
+
+
+def _headline(event: RunEvent) -> str:
+    from rdfia_cli.experiment import Started
+
+    assert isinstance(event, Started)
+    resumed = f", going on after epoch {event.epochs_done}" if event.epochs_done else ""
+    return (
+        f"{event.folder}: {event.parameters:,} parameters, {event.epochs} epochs of "
+        f"{event.steps_per_epoch} steps, {event.precision} on {event.device}{resumed}"
+    )
+
+
+def _epoch_line(event: EpochEnd) -> str:
+    scores = {"train": event.train, **event.evaluations}
+    measured = "  ".join(
+        f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}"
+        for name, score in scores.items()
+    )
+    return (
+        f"epoch {event.epoch}/{event.epochs}  {measured}  {event.images_per_second:,.0f} images/s"
+    )
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[RunEvent], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rdfia_cli.experiment import Started, Warned
+    from rdfia_cli.training.loop import EpochEnd, StepEnd
+
+    bar = Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.fields[measured]}"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        refresh_per_second=REFRESHES_PER_SECOND,
+        transient=True,
+    )
+    task = bar.add_task("train", total=None, epoch="", measured="")
+    throttle = Throttle()
+
+    def show(event: RunEvent) -> None:
+        if isinstance(event, Warned):
+            bar.console.print(f"warning: {event.text}", markup=False, highlight=False)
+        elif isinstance(event, Started):
+            bar.console.print(_headline(event), markup=False, highlight=False)
+            steps = event.steps_per_epoch
+            bar.update(task, total=event.epochs * steps, completed=event.epochs_done * steps)
+            bar.reset(task, start=True, completed=event.epochs_done * steps)
+            throttle.epochs = event.epochs
+        elif isinstance(event, StepEnd) and (rate := throttle.rate(event)) is not None:
+            # Reading the loss waits for the device, so only as often as the bar is redrawn.
+            measured = f"loss {event.loss.item():.4f}  {throttle.accuracy}{rate:,.0f} images/s"
+            done = (event.epoch - 1) * event.steps_per_epoch + event.step
+            epoch = f"{event.epoch}/{throttle.epochs}"
+            bar.update(task, completed=done, epoch=epoch, measured=measured)
+        elif isinstance(event, EpochEnd):
+            name = "validation" if "validation" in event.evaluations else "test"
+            throttle.accuracy = f"{name} accuracy {event.evaluations[name].accuracy:.4f}  "
+
+    with bar:
+        yield show
+
+
+class Throttle:
+    """Lets a step through as often as the bar is redrawn, with the images a second since."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+        self.accuracy = ""
+        self._since = time.monotonic()
+        self._images = 0
+
+    def rate(self, event: StepEnd) -> float | None:
+        """Images a second since the last step let through, or None to skip this one."""
+        self._images += event.images
+        elapsed = time.monotonic() - self._since
+        if elapsed < 1 / REFRESHES_PER_SECOND:
+            return None
+        rate = self._images / elapsed
+        self._since, self._images = time.monotonic(), 0
+        return rate

@@ -1,0 +1,141 @@
+"""`rdfia train`: resolve the settings, run the experiment, show its events, print its result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rdfia_cli.config import Resolved, RunConfig, Sources
+    from rdfia_cli.experiment import RunEvent
+
+OUTPUT_FLAGS = frozenset({"dry_run", "json", "quiet", "traceback"})
+SOURCE_FLAGS = frozenset({"set", "config", "recipe"})
+
+
+def run(flags: Mapping[str, Any]) -> None:
+    """Train what the flags say, unless its result is there already."""
+    from rdfia_cli import run
+    from rdfia_cli.config import resolve
+
+    resolved = resolve(sources(flags))
+    config = resolved.config
+    if flags["dry_run"]:
+        _print_plan(resolved, as_json=flags["json"])
+        return
+    place = run.place(config)
+    if place.state == "finished":
+        if not flags["quiet"]:
+            console.say(f"'{place.folder}' is finished; --if-exists new trains again")
+        result = place.result
+    elif place.state == "unfinished" and config.if_exists == "skip":
+        result = {"schema": "rdfia.result/1", "run": str(place.folder), "state": "unfinished"}
+    else:
+        result = _train(config, place.folder, quiet=flags["quiet"])
+    _print_result(result, flags)
+
+
+def sources(flags: Mapping[str, Any]) -> Sources:
+    """The settings that a command line gives, by their source."""
+    from rdfia_cli.config import Sources
+
+    return Sources(
+        flags={k: v for k, v in flags.items() if k not in OUTPUT_FLAGS | SOURCE_FLAGS},
+        assignments=flags["set"] or (),
+        files=[Path(file) for file in flags["config"] or ()],
+        recipe=flags["recipe"],
+        environment=os.environ,
+    )
+
+
+def _train(config: RunConfig, folder: Path, *, quiet: bool) -> Mapping[str, Any]:
+    from rdfia_cli.commands.progress import display
+    from rdfia_cli.experiment import Finished, Fitted, run_experiment
+
+    result: Mapping[str, Any] = {}
+    with display(quiet=quiet) as show:
+        for event in run_experiment(config, folder):
+            show(event)
+            if isinstance(event, Fitted):
+                _draw_curves(event)
+            elif isinstance(event, Finished):
+                result = event.result
+    return result
+
+
+def _draw_curves(event: RunEvent) -> None:
+    from rdfia_cli.experiment import Fitted
+    from rdfia_cli.report.curves import draw_run
+
+    assert isinstance(event, Fitted)
+    draw_run(event.folder)
+
+
+def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    if flags["json"]:
+        console.print_json(result)
+        return
+    if "test" not in result:
+        console.say(f"'{result['run']}' is unfinished, and left as it is")
+        return
+    console.print_table(
+        [
+            ("", "loss", "accuracy"),
+            *(
+                (split, f"{result[split]['loss']:.4f}", f"{result[split]['accuracy']:.4f}")
+                for split in ("train", "validation", "test")
+                if result[split]
+            ),
+        ],
+        title=f"{result['model']} on {result['data']}, {result['epochs']} epochs, "
+        f"{result['seconds']:.1f} s, {result['precision']} on {result['device']}",
+    )
+    if not flags["quiet"]:
+        _say_what_next(Path(result["run"]))
+
+
+def _say_what_next(folder: Path) -> None:
+    console.say(f"curves      {folder / 'curves.png'}")
+    console.say(f"evaluate    rdfia eval {folder}")
+    console.say(f"run again   rdfia train --config {folder / 'config.toml'} --if-exists new")
+
+
+def _print_plan(resolved: Resolved, *, as_json: bool) -> None:
+    from rdfia_cli.analysis.parameters import count
+    from rdfia_cli.experiment import plan_experiment
+
+    plan = plan_experiment(resolved.config)
+    cost = count(plan.assembly.model, plan.assembly.input)
+    content: dict[str, Any] = {
+        "schema": "rdfia.plan/1",
+        "command": "train",
+        "run": str(plan.folder),
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "steps": plan.steps_per_epoch * resolved.config.epochs,
+        "precision": plan.assembly.arithmetic.precision,
+        "device": str(plan.assembly.device),
+        "config": resolved.values(),
+        "origins": dict(resolved.origins),
+    }
+    if as_json:
+        console.print_json(content)
+        return
+    console.print_table(
+        [
+            ("setting", "value", "origin"),
+            *((k, str(v), resolved.origins[k]) for k, v in resolved.values().items()),
+        ]
+    )
+    shown = ("run", "parameters", "macs", "steps_per_epoch", "steps", "precision", "device")
+    console.print_result("")
+    console.print_table(
+        (key.replace("_", " "), f"{v:,}" if isinstance(v := content[key], int) else str(v))
+        for key in shown
+    )

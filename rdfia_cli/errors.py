@@ -1,0 +1,82 @@
+"""Everything that can go wrong, with the exit code that a shell script sees.
+
+RdfiaError            1   the run failed
+├── UsageError        2   a flag, a key, a value or a file that the user gave
+├── ComponentError    4   a component is missing, broken or incompatible
+├── DivergedError     5   the loss became NaN or infinite
+└── PreemptedError   75   stopped after a checkpoint; the same command goes on
+
+An error is raised where its cause is known and becomes words once, in `console`.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class RdfiaError(Exception):
+    """A failure that is reported in plain words.
+
+    Args:
+        fact: what was wrong and where: one line.
+        remedy: what to do about it: one line, or empty where the fact says it.
+    """
+
+    exit_code: ClassVar[int] = 1
+    kind: ClassVar[str] = "failed"
+
+    def __init__(self, fact: str, remedy: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.remedy = remedy
+
+
+class UsageError(RdfiaError):
+    """A flag, a key, a value or a file that the user gave cannot be used."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class ComponentError(RdfiaError):
+    """A component is missing, broken, or does not fit the others."""
+
+    exit_code = 4
+    kind = "component"
+
+
+class DivergedError(RdfiaError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 5
+    kind = "diverged"
+
+
+class PreemptedError(RdfiaError):
+    """The run stopped on request after it wrote a checkpoint."""
+
+    exit_code = 75
+    kind = "preempted"
+
+    def __init__(self, fact: str, remedy: str, signal: int) -> None:
+        super().__init__(fact, remedy)
+        self.signal = signal
+
+
+def nearest(name: str, known: Iterable[str], lister: str = "") -> str:
+    """The way out of an unknown name: the nearest valid one, else all of them.
+
+    Args:
+        name: what was given.
+        known: the valid names.
+        lister: a command that lists the valid names, shown where they are too many to print.
+    """
+    names = sorted(known)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if match:
+        return f"did you mean '{match[0]}'?"
+    if not names:
+        return "there is none to choose from"
+    if lister and len(names) > 12:
+        return f"see {lister}"
+    return f"choose from {', '.join(names)}"

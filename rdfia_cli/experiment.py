@@ -1,0 +1,324 @@
+"""The story of one run: claim its folder, build its parts, fit, evaluate, write the result.
+
+`run_experiment` is what `train` and every trial of a sweep call. It yields the loop's events as they
+come, after it wrote them down, and last `Finished`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from rdfia_cli import run
+from rdfia_cli.config import RunConfig, spec_text
+from rdfia_cli.errors import PreemptedError
+from rdfia_cli.evaluation import decision_map
+from rdfia_cli.training import assembly, checkpoint
+from rdfia_cli.training.assembly import Assembly
+from rdfia_cli.training.loop import EpochEnd, Event, Plan, StepEnd, TrainingState, fit, predict_split
+from rdfia_cli.training.metrics import Measures, measure
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run begins, or goes on.
+
+    Attributes:
+        folder: its run folder.
+        epochs, steps_per_epoch: what it will do.
+        epochs_done: what it has done before.
+        parameters: how many the model has.
+        precision, device: what it computes in and on.
+    """
+
+    folder: Path
+    epochs: int
+    steps_per_epoch: int
+    epochs_done: int
+    parameters: int
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Training is over and all but the result is on disk: the moment to draw what belongs to it."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is complete and its result is on disk."""
+
+    folder: Path
+    result: Mapping[str, Any]
+
+
+RunEvent = Event | Started | Warned | Fitted | Finished
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would be.
+
+    Attributes:
+        folder: where it would go.
+        assembly: the parts it would be made of.
+        steps_per_epoch: how many steps an epoch would take.
+    """
+
+    folder: Path
+    assembly: Assembly
+    steps_per_epoch: int
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: the loop looks at `signal` after each step."""
+        self.signal = number
+
+
+def plan_experiment(config: RunConfig) -> DryRun:
+    """Build a run's parts and write nothing."""
+    parts = assembly.assemble(config)
+    _, plan = assembly.prepare(parts)
+    return DryRun(config.folder, parts, plan.steps_per_epoch)
+
+
+def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
+    """Train one configuration in its run folder, from wherever it stands there.
+
+    Args:
+        config: the resolved configuration.
+        folder: the run folder, from `run.place`.
+
+    Raises:
+        PreemptedError: asked to stop; a checkpoint is written.
+        DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
+        RdfiaError: another process writes the folder, or the disk refuses.
+    """
+    with run.claim(folder), _stop_requests() as stop:
+        parts = assembly.assemble(config)
+        state, plan = assembly.prepare(parts)
+        yield from _warn_of_changes(folder, parts)
+        _write_head(folder, parts)
+        with contextlib.closing(run.Log(folder / run.METRICS)) as metrics, contextlib.closing(
+            run.Log(folder / run.TIMINGS)
+        ) as timings:
+            logs = {run.METRICS: metrics, run.TIMINGS: timings}
+            yield from _restore(folder, state, logs)
+            yield _started(folder, parts, plan, state)
+            yield from _train(folder, state, plan, config, logs, stop)
+        _write_decision_map(folder, parts, state)
+        yield Fitted(folder)
+        yield _finish(folder, parts, state, plan)
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGINT into a request while a run goes on."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {n: signal.signal(n, stop.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_head(folder: Path, parts: Assembly) -> None:
+    """Write what never changes; the configuration comes last: it makes the folder a run's."""
+    if not (folder / run.CONFIG).exists():
+        run.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
+        run.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
+
+
+def _hardware(parts: Assembly) -> dict[str, Any]:
+    device = parts.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": str(device),
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "precision": parts.arithmetic.precision,
+        "channels_last": parts.arithmetic.channels_last,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
+    """Say where a run goes on in surroundings in which its bits may come out otherwise."""
+    if not (folder / run.ENVIRONMENT).exists():
+        return
+    before = json.loads((folder / run.ENVIRONMENT).read_bytes())
+    now = {**run.describe_environment(), **_hardware(parts)}
+    for key in ("device_name", "threads", "precision", "versions"):
+        if before.get(key) != now[key]:
+            yield Warned(
+                f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
+                "its last digits may differ from an unbroken run's"
+            )
+
+
+def _restore(folder: Path, state: TrainingState, logs: Mapping[str, run.Log]) -> Iterator[Warned]:
+    checkpoints = folder / run.CHECKPOINTS
+    found, warnings = checkpoint.newest(checkpoints)
+    for text in warnings:
+        yield Warned(text)
+    if warnings and found is None:
+        yield Warned("no checkpoint is sound: starting from the beginning")
+    checkpoint.discard_newer(checkpoints, found)
+    if found is not None:
+        checkpoint.restore(state, found)
+    lengths: Mapping[str, int] = found.manifest["logs"] if found else dict.fromkeys(logs, 0)
+    for name, log in logs.items():
+        log.cut(lengths[name])
+
+
+def _started(folder: Path, parts: Assembly, plan: Plan, state: TrainingState) -> Started:
+    return Started(
+        folder=folder,
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        epochs_done=state.progress.epoch,
+        parameters=count_parameters(parts),
+        precision=parts.arithmetic.precision,
+        device=str(parts.device),
+    )
+
+
+def count_parameters(parts: Assembly) -> int:
+    """The parameters of the model, shared ones once."""
+    return sum(parameter.numel() for parameter in parts.model.parameters())
+
+
+def _train(
+    folder: Path,
+    state: TrainingState,
+    plan: Plan,
+    config: RunConfig,
+    logs: Mapping[str, run.Log],
+    stop: StopRequest,
+) -> Iterator[Event]:
+    rhythm = checkpoint.Rhythm()
+    for event in fit(state, plan):
+        _log(event, config, logs)
+        ended = isinstance(event, EpochEnd)
+        complete = ended and event.epoch == event.epochs
+        if complete or stop.signal is not None or rhythm.due(epoch_ended=ended):
+            began = time.monotonic()
+            lengths = {name: log.flush() for name, log in logs.items()}
+            checkpoint.save(folder / run.CHECKPOINTS, state, lengths)
+            rhythm.written(time.monotonic() - began)
+        if stop.signal is not None and not complete:
+            raise PreemptedError(
+                f"stopped by {signal.Signals(stop.signal).name} in epoch "
+                f"{state.progress.epoch + 1}, after a checkpoint in '{folder}'",
+                "run the same command again to go on",
+                stop.signal,
+            )
+        yield event
+
+
+def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
+    """Write an event down: what it measured, and beside it, since no two runs agree, how long it took."""
+    if isinstance(event, StepEnd):
+        if config.log_every and event.step % config.log_every == 0:
+            line = {"epoch": event.epoch, "step": event.step, "loss": event.loss.item()}
+            logs[run.METRICS].append(line)
+        return
+    scores = {name: asdict(score) for name, score in event.evaluations.items()}
+    logs[run.METRICS].append(
+        {
+            "epoch": event.epoch,
+            "learning_rate": event.learning_rate,
+            "train": asdict(event.train),
+            **scores,
+        }
+    )
+    logs[run.TIMINGS].append(
+        {
+            "epoch": event.epoch,
+            "seconds": event.seconds,
+            "images_per_second": event.images_per_second,
+        }
+    )
+
+
+def _write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:
+    found = decision_map(parts, state.statistics)
+    if found is not None:
+        run.write_json(folder / run.DECISION_MAP, found)
+
+
+def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> Finished:
+    test = measure(*predict_split(state.model, plan.evaluations["test"], plan.arithmetic))
+    result = describe_result(folder, parts, state, test)
+    run.write_json(folder / run.RESULT, result)
+    return Finished(folder, result)
+
+
+def describe_result(
+    folder: Path, parts: Assembly, state: TrainingState, test: Measures
+) -> dict[str, Any]:
+    """The object `rdfia.result/1` of a run whose last checkpoint is written."""
+    epochs = [line for line in run.read_lines(folder / run.METRICS) if "step" not in line]
+    found, _ = checkpoint.newest(folder / run.CHECKPOINTS)
+    progress, config = state.progress, parts.config
+    scored = [line for line in epochs if "validation" in line]
+    best = max(scored, key=lambda line: line["validation"]["accuracy"], default=None)
+    return {
+        "schema": "rdfia.result/1",
+        "command": "train",
+        "run": str(folder),
+        "model": spec_text("model", config.model),
+        "data": spec_text("data", config.data),
+        "seed": config.seed,
+        "epochs": progress.epoch,
+        "parameters": count_parameters(parts),
+        "train": epochs[-1]["train"],
+        "validation": epochs[-1].get("validation"),
+        "test": {"loss": test.loss, "accuracy": test.accuracy, "top5": test.top5},
+        "best": None
+        if best is None
+        else {"epoch": best["epoch"], "validation_accuracy": best["validation"]["accuracy"]},
+        "seconds": progress.training_seconds + progress.evaluation_seconds,
+        "images_per_second": progress.epoch * len(parts.splits.train) / progress.training_seconds,
+        "precision": parts.arithmetic.precision,
+        "channels_last": parts.arithmetic.channels_last,
+        "device": str(parts.device),
+        "weights_sha256": found.manifest["files"][checkpoint.MODEL]["sha256"] if found else None,
+    }

@@ -1,0 +1,283 @@
+"""Components: found through entry points, listed without importing, loaded one at a time.
+
+The built-ins come through the same door as a third party's. A component that cannot be imported is
+named with its distribution and its error, and breaks only what asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import signature
+from rdfia_cli.errors import ComponentError, RdfiaError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from rdfia_cli.spec import Spec
+
+GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets")
+OWN_DISTRIBUTION = "rdfia-cli"
+RECIPES = Path(__file__).parent / "recipes"
+SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
+"""Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One entry point.
+
+    Attributes:
+        group: one of GROUPS.
+        name: the name that a spec asks for.
+        distribution: the distribution that provides it, and its version.
+        module, attribute: where the builder stands.
+    """
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    module: str
+    attribute: str
+
+    @property
+    def kind(self) -> str:
+        """What it is in the singular: model, augmentation, ..."""
+        return self.group.removesuffix("s")
+
+    @property
+    def address(self) -> str:
+        """How errors name it: kind, name, distribution and version."""
+        return f"{self.kind} '{self.name}' of {self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A component as `rdfia list` shows it.
+
+    Attributes:
+        state: `ok`, `broken` (importing it fails) or `shadowed` (its name belongs to another).
+        error: why, where it is not ok.
+    """
+
+    component: Component
+    description: str
+    state: str
+    error: str | None
+
+
+@lru_cache(maxsize=1)
+def components() -> tuple[Component, ...]:
+    """Every entry point of the five groups, by group and name, the built-ins first."""
+    found = {
+        Component(
+            group,
+            entry.name,
+            _normalised(entry.dist.name) if entry.dist else "unknown",
+            entry.dist.version if entry.dist else "?",
+            entry.module,
+            entry.attr,
+        )
+        for group in GROUPS
+        for entry in importlib.metadata.entry_points(group=f"rdfia.{group}")
+    }
+    return tuple(
+        sorted(
+            found,
+            key=lambda c: (
+                GROUPS.index(c.group),
+                c.name,
+                c.distribution != OWN_DISTRIBUTION,
+                c.distribution,
+            ),
+        )
+    )
+
+
+def _normalised(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def names(group: str) -> tuple[str, ...]:
+    """The names of a group, each once."""
+    return tuple(dict.fromkeys(c.name for c in components() if c.group == group))
+
+
+def claimants(group: str, name: str) -> tuple[Component, ...]:
+    """Who provides a name; more than one where distributions clash."""
+    return tuple(c for c in components() if c.group == group and c.name == name)
+
+
+def find(group: str, spec: Spec) -> Component:
+    """The component that a spec names.
+
+    The built-in keeps its name when a plugin claims it too; the plugin's is `name@distribution`.
+
+    Raises:
+        ComponentError: no component has that name, two plugins claim it, or the
+            distribution asked for lacks it.
+    """
+    kind = group.removesuffix("s")
+    found = claimants(group, spec.name)
+    if not found:
+        raise ComponentError(
+            f"unknown {kind} '{spec.name}'",
+            nearest(spec.name, names(group), f"rdfia list {group}"),
+        )
+    if spec.distribution is not None:
+        wanted = _normalised(spec.distribution)
+        for component in found:
+            if component.distribution == wanted:
+                return component
+        raise ComponentError(
+            f"{kind} '{spec.name}' is not provided by '{spec.distribution}'",
+            nearest(wanted, [component.distribution for component in found]),
+        )
+    if len(found) > 1 and found[0].distribution != OWN_DISTRIBUTION:
+        raise ComponentError(
+            f"{kind} '{spec.name}' is claimed by "
+            + " and ".join(f"{c.distribution} {c.version}" for c in found),
+            "say which: " + " or ".join(f"{spec.name}@{c.distribution}" for c in found),
+        )
+    return found[0]
+
+
+def parameters(component: Component) -> signature.Signature:
+    """The hyper-parameters of a component, read from its source; imported only where they must be.
+
+    Raises:
+        ComponentError: the component is broken.
+    """
+    found = source_parameters(component)
+    if found is not None:
+        return found
+    builder = load(component)
+    with naming(component, "has an unreadable signature"):
+        return _without_supplied(component, signature.of_function(builder))
+
+
+def source_parameters(component: Component) -> signature.Signature | None:
+    """The hyper-parameters as far as the source tells them, or None where only an import does.
+
+    Raises:
+        ComponentError: the component is broken.
+    """
+    try:
+        found = signature.of_source(component.module, component.attribute)
+    except signature.BrokenSourceError as error:
+        raise _broken(component, str(error)) from None
+    return found and _without_supplied(component, found)
+
+
+def _without_supplied(component: Component, found: signature.Signature) -> signature.Signature:
+    supplied = SUPPLIED.get(component.group, frozenset())
+    hyper = {name: p for name, p in found.parameters.items() if name not in supplied}
+    return signature.Signature(found.description, hyper, found.open)
+
+
+def load(component: Component) -> Callable[..., Any]:
+    """Import a component's builder.
+
+    Raises:
+        ComponentError: the import fails, whatever it raises, `sys.exit` included.
+    """
+    with naming(component, "cannot be imported"):
+        module = importlib.import_module(component.module)
+        builder: Any = module
+        for part in component.attribute.split("."):
+            builder = getattr(builder, part)
+        if not callable(builder):
+            raise TypeError(f"{component.module}:{component.attribute} is not a function")
+    return builder
+
+
+def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
+    """Import a builder and call it.
+
+    Raises:
+        ComponentError: it fails, or does not fit what it is given.
+    """
+    builder = load(component)
+    with naming(component, "cannot be built"):
+        return builder(*arguments, **keywords)
+
+
+def listing(*, check: bool = False) -> tuple[Listing, ...]:
+    """Every component with its state.
+
+    Args:
+        check: import each one; otherwise only what its source tells is known.
+    """
+    return tuple(_list_one(component, check=check) for component in components())
+
+
+def _list_one(component: Component, *, check: bool) -> Listing:
+    try:
+        text = signature.description(component.module, component.attribute)
+        if check:
+            load(component)
+    except signature.BrokenSourceError as error:
+        return Listing(component, "", "broken", str(error))
+    except ComponentError as error:
+        return Listing(component, text, "broken", error.fact.partition(": ")[2] or error.fact)
+    first = claimants(component.group, component.name)[0]
+    if first is not component:
+        error = f"'{component.name}' belongs to {first.distribution}: "
+        ask = f"ask for {component.name}@{component.distribution}"
+        return Listing(component, text, "shadowed", error + ask)
+    return Listing(component, text, "ok", None)
+
+
+def _broken(component: Component, reason: str) -> ComponentError:
+    return ComponentError(
+        f"{component.address} is broken: {reason}",
+        f"mend or uninstall {component.distribution}; nothing else needs it",
+    )
+
+
+@contextlib.contextmanager
+def naming(component: Component, failure: str) -> Iterator[None]:
+    """Turn whatever a component raises into an error that names it; what it prints goes to stderr."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except RdfiaError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ").removesuffix(": ")
+        raise ComponentError(
+            f"{component.address} {failure}: {reason}",
+            "see the whole error with --traceback",
+        ) from error
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if name not in recipe_names():
+        raise UsageError(
+            f"unknown recipe '{name}'", nearest(name, recipe_names(), "rdfia list recipes")
+        )
+    return RECIPES / f"{name}.toml"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of the recipes that come with rdfia."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
+
+
+def recipe_description(name: str) -> str:
+    """What a recipe is for: the comment on its first line."""
+    first = recipe_path(name).read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip()

@@ -1,0 +1,93 @@
+"""The curves of a run, drawn from the files in its folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SPLITS = ("train", "validation", "test")
+# The palette of Okabe and Ito (2008), told apart by colour-blind readers too.
+COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#E69F00", "test": "#D55E00"}
+CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+PANEL_INCHES = (5.0, 4.0)
+DOTS_PER_INCH = 150
+
+
+def draw_run(folder: Path) -> None:
+    """Write `curves.png` and `curves.svg`: accuracy, loss, and for 2-D points the decision map."""
+    from matplotlib import rc_context
+
+    epochs = [line for line in run.read_lines(folder / run.METRICS) if "step" not in line]
+    map_file = folder / run.DECISION_MAP
+    decision = json.loads(map_file.read_bytes()) if map_file.exists() else None
+    # Fixed ids and no date, so that the same run gives the same file.
+    with rc_context({"svg.hashsalt": "rdfia", "font.size": 10}):
+        figure = _draw(epochs, decision)
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            picture = io.BytesIO()
+            figure.savefig(picture, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+            run.write_file(folder / f"curves.{kind}", picture.getvalue())
+
+
+def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | None) -> Figure:
+    from matplotlib.figure import Figure
+
+    panels = 2 if decision is None else 3
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(panels * width, height), layout="constrained")
+    axes: Sequence[Axes] = figure.subplots(1, panels)
+    _draw_measure(axes[0], epochs, "accuracy", "accuracy")
+    _draw_measure(axes[1], epochs, "loss", "cross-entropy (nats)")
+    axes[1].set_ylim(bottom=0)
+    if decision is not None:
+        _draw_decision(axes[2], decision)
+    return figure
+
+
+def _draw_measure(
+    axes: Axes, epochs: Sequence[Mapping[str, Any]], measure: str, label: str
+) -> None:
+    marker = "o" if len(epochs) == 1 else None
+    for split in SPLITS:
+        points = [(line["epoch"], line[split][measure]) for line in epochs if split in line]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, label=split, color=COLOURS[split], marker=marker)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _draw_decision(axes: Axes, decision: Mapping[str, Any]) -> None:
+    """The probability of the likeliest class as shade, its class as colour, test points on top."""
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    axis, probabilities = np.array(decision["axis"]), np.array(decision["probabilities"])
+    labels = np.array(decision["points"]["labels"])
+    points = np.array(decision["points"]["inputs"])
+    count = probabilities.shape[-1]
+    colours = np.array([to_rgb(CLASS_COLOURS[i % len(CLASS_COLOURS)]) for i in range(count)])
+    mixed = probabilities @ colours
+    step = axis[1] - axis[0]
+    low, high = axis[0] - step / 2, axis[-1] + step / 2
+    axes.imshow(mixed * 0.55 + 0.45, origin="lower", extent=(low, high, low, high))
+    for label, name in enumerate(decision["classes"]):
+        chosen = points[labels == label]
+        axes.scatter(
+            *chosen.T, s=12, color=colours[label], edgecolors="white", linewidths=0.5, label=name
+        )
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel="decision map and test points")
+    axes.legend(frameon=True, loc="upper right")

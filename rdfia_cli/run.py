@@ -1,0 +1,284 @@
+"""Every format on disk: the run folder, its files, its lock. Nothing here needs torch.
+
+A file is whole or absent: it is written beside its place, flushed to the disk, and renamed. The lines of
+a log are appended; a checkpoint remembers how long the log was, and a resumed run cuts it there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import registry
+from rdfia_cli.config import RunConfig, Sources, differences, resolve
+from rdfia_cli.errors import RdfiaError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONFIG = "config.toml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+DECISION_MAP = "decision_map.json"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is whole or absent, whatever happens in between."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON, whole or not at all."""
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class Log:
+    """A file of JSON lines that only grows, but for the cut when a run is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one object as one line."""
+        self._file.write((json.dumps(line) + "\n").encode())
+        self._file.flush()
+
+    def flush(self) -> int:
+        """Make every line durable and return the length in bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def cut(self, length: int) -> None:
+        """Drop what stands beyond a length.
+
+        Raises:
+            RdfiaError: the file is shorter than that.
+        """
+        if length > self._file.seek(0, os.SEEK_END):
+            raise RdfiaError(
+                f"{self._file.name} is shorter than when the checkpoint was written",
+                "it was changed from outside: delete the run folder, or use --if-exists new",
+            )
+        self._file.truncate(length)
+        self._file.seek(length)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a torn last line is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes and what is there already.
+
+    Attributes:
+        folder: the run folder.
+        state: `absent`, `unfinished` or `finished`.
+    """
+
+    folder: Path
+    state: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The stored result of a finished run, naming the folder as it is reached now."""
+        try:
+            stored = json.loads((self.folder / RESULT).read_bytes())
+        except ValueError:
+            raise RdfiaError(
+                f"{self.folder / RESULT} is not JSON", "delete it and run the same command again"
+            ) from None
+        return {**stored, "run": str(self.folder)}
+
+
+def place(config: RunConfig) -> Place:
+    """Find the run folder of a configuration and apply `if_exists`.
+
+    Raises:
+        UsageError: the folder is in the way: another run's, no run's, or `if_exists` is `error`.
+    """
+    folder = config.folder
+    if config.if_exists == "new":
+        return Place(_free_name(folder), "absent")
+    state = _state(folder)
+    if state == "absent":
+        return Place(folder, state)
+    if config.if_exists == "error":
+        raise UsageError(
+            f"'{folder}' holds a run already", "choose another --out, or --if-exists resume or new"
+        )
+    theirs = _load_toml(folder / CONFIG)
+    changed = list(differences(tomllib.loads(config.to_toml()), theirs))
+    if changed:
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UsageError(
+            f"'{folder}' holds another run: {changed[0]}{more}",
+            "choose another --out, or --if-exists new",
+        )
+    return Place(folder, state)
+
+
+def _free_name(folder: Path) -> Path:
+    """The folder itself, else the first free of folder-2, folder-3, ..."""
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def _state(folder: Path) -> str:
+    if not folder.exists():
+        return "absent"
+    if not folder.is_dir():
+        raise UsageError(f"'{folder}' is a file, not a run folder", "choose another --out")
+    if (folder / RESULT).exists():
+        return "finished"
+    if (folder / CONFIG).exists():
+        return "unfinished"
+    if all(entry.name.startswith(".") for entry in folder.iterdir()):
+        return "absent"
+    raise UsageError(
+        f"'{folder}' is neither empty nor a run folder", "choose another folder with --out"
+    )
+
+
+def _load_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"'{path}' is damaged: {error}", "delete the run folder, or use --if-exists new"
+        ) from None
+
+
+def load_config(folder: Path) -> RunConfig:
+    """The configuration of an existing run.
+
+    Raises:
+        UsageError: the folder holds no run, or its configuration is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UsageError(
+            f"'{folder}' is not a run folder" if folder.exists() else f"no run at '{folder}'",
+            "give the folder that `rdfia train` printed, such as runs/cnn-digits-1a2b3c4d",
+        )
+    _load_toml(folder / CONFIG)
+    return resolve(Sources(flags={}, files=[folder / CONFIG])).config
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold the only right to write a run folder; the kernel releases it with the process.
+
+    A folder in which nothing was written is removed again.
+
+    Raises:
+        RdfiaError: another process holds it.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    descriptor = _lock(lock)
+    try:
+        yield
+    finally:
+        if not (folder / CONFIG).exists():
+            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for created in missing:
+                    created.rmdir()
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Lock the file of that name; one that was removed meanwhile is no lock, so try again."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise RdfiaError(
+                f"another process is writing '{path.parent}'",
+                "wait for it, or choose another --out or --if-exists new",
+            ) from None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)
+
+
+def describe_environment(**more: Any) -> dict[str, Any]:
+    """What a run ran on: versions, plugins, git revision; the caller adds its devices."""
+    third_party = {
+        component.distribution: component.version
+        for component in registry.components()
+        if component.distribution != registry.OWN_DISTRIBUTION
+    }
+    return {
+        "schema": "rdfia.environment/1",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in ("rdfia-cli", "torch", "numpy")},
+        "plugins": third_party,
+        "git": _git_revision(),
+        "command": sys.argv[1:],
+        **more,
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the working directory, with `+` where files differ from it."""
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.stdout.strip()

@@ -1,0 +1,352 @@
+"""A builder's hyper-parameters, read from its source without importing it.
+
+Importing a model means importing torch, and perhaps timm: seconds. Help, listing, completion and the
+refusal of a misspelt key need only the names, types and defaults, which stand in the source as text.
+What cannot be read as text (a compiled module, a computed default) is `None` here, and the registry
+then imports the component.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import annotated_types
+
+from rdfia_cli import spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+ANNOTATION_NAMES: Mapping[str, Any] = {
+    "__builtins__": {},
+    **{kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict, Path)},
+    **{name: getattr(typing, name) for name in ("Annotated", "Any", "Literal", "Optional")},
+    **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Le", "Lt", "MultipleOf")},
+    **{
+        name: getattr(spec, name)
+        for name in ("Count", "Size", "Positive", "NonNegative", "Probability", "Fraction", "Share")
+    },
+}
+ANNOTATION_NODES = (
+    *(ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.List, ast.Constant),
+    *(ast.BinOp, ast.BitOr, ast.Call, ast.keyword, ast.UnaryOp, ast.USub),
+)
+
+
+class BrokenSourceError(Exception):
+    """The source says by itself that the component cannot be imported."""
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "(required)"
+
+
+REQUIRED: Any = _Required()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter: a keyword-only parameter of a builder."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def type(self) -> str:
+        """The type in words, such as `float in [0, 1]`."""
+        return describe(self.annotation)
+
+    def convert(self, value: Any, *, text: bool) -> Any:
+        """Check a value against the annotation and return it in its type.
+
+        Args:
+            value: what was given.
+            text: it comes from a flag or the environment, where everything is text.
+
+        Raises:
+            ValueError: the value does not fit; the message is the short reason.
+        """
+        return convert(self.annotation, value, text=text)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a builder tells about itself.
+
+    Attributes:
+        description: the first line of its docstring.
+        parameters: its hyper-parameters by name.
+        open: it also takes keywords of any name.
+    """
+
+    description: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict[str, Parameter])
+    open: bool = False
+
+
+def convert(annotation: Any, value: Any, *, text: bool) -> Any:
+    """Check a value against a type and return it in that type; see `Parameter.convert`."""
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter[Any](annotation, config=ConfigDict(allow_inf_nan=False))
+    except PydanticSchemaGenerationError:
+        return value
+    if isinstance(value, str) and value.lower() == "none" and accepts_none(annotation):
+        return None
+    candidates = [*_toml_literal(value), value] if text else [value]
+    for candidate in candidates:
+        try:
+            return adapter.validate_python(_as_tuples(candidate), strict=True)
+        except ValidationError:
+            continue
+    try:
+        return adapter.validate_python(value, strict=not text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(reason.removeprefix("Value error, ").replace("Input", "it")) from None
+
+
+def _toml_literal(text: str) -> Iterator[Any]:
+    import tomllib
+
+    try:
+        yield tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return
+
+
+def _as_tuples(value: Any) -> Any:
+    """TOML has lists only; a strict tuple type would refuse them."""
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def accepts_none(annotation: Any) -> bool:
+    """Whether None is a value of the type."""
+    return annotation in (None, type(None)) or any(
+        accepts_none(argument)
+        for argument in typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    )
+
+
+def describe(annotation: Any) -> str:
+    """A type in words: `int of at least 1`, `float in [0, 1)`, `manual|autograd`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return f"{describe(arguments[0])}{_describe_bounds(arguments[1:])}"
+    if origin is typing.Literal:
+        return "|".join(str(argument) for argument in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if annotation in (None, type(None)):
+        return "none"
+    return annotation.__name__ if isinstance(annotation, type) and not origin else str(annotation)
+
+
+def _describe_bounds(constraints: tuple[Any, ...]) -> str:
+    bounds = {
+        name: getattr(constraint, name)
+        for constraint in constraints
+        for name in ("ge", "gt", "le", "lt")
+        if getattr(constraint, name, None) is not None
+    }
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}" if "gt" in bounds else ""
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})" if "lt" in bounds else ""
+    if low and high:
+        return f" in {low}, {high}"
+    if "ge" in bounds:
+        return f" of at least {bounds['ge']}"
+    if "gt" in bounds:
+        return f" above {bounds['gt']}"
+    return ""
+
+
+def of_function(builder: Callable[..., Any]) -> Signature:
+    """The signature of an imported builder."""
+    parameters: dict[str, Parameter] = {}
+    is_open = False
+    for name, parameter in inspect.signature(builder).parameters.items():
+        is_open |= parameter.kind is parameter.VAR_KEYWORD
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            scope = {**ANNOTATION_NAMES, **getattr(builder, "__globals__", {})}
+            annotation = eval(annotation, scope)
+        if annotation is parameter.empty:
+            annotation = _type_of_default(default)
+        parameters[name] = Parameter(name, annotation, default)
+    return Signature(_first_line(inspect.getdoc(builder)), parameters, is_open)
+
+
+def of_source(module: str, attribute: str) -> Signature | None:
+    """The signature of a builder that is not imported, or None where the text does not tell it.
+
+    Raises:
+        BrokenSourceError: importing it is bound to fail; the message is the reason.
+    """
+    definition = _definition(module, attribute)
+    if definition is None:
+        return None
+    try:
+        parameters = {
+            argument.arg: _parameter(argument, default)
+            for argument, default in zip(
+                definition.args.kwonlyargs, definition.args.kw_defaults, strict=True
+            )
+        }
+    except ValueError:
+        return None
+    is_open = definition.args.kwarg is not None
+    return Signature(_first_line(ast.get_docstring(definition)), parameters, is_open)
+
+
+def description(module: str, attribute: str) -> str:
+    """The first line of a builder's docstring, without importing it; empty where unknown.
+
+    Raises:
+        BrokenSourceError: importing it is bound to fail; the message is the reason.
+    """
+    definition = _definition(module, attribute)
+    return _first_line(ast.get_docstring(definition)) if definition else ""
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def _type_of_default(default: Any) -> Any:
+    return Any if default is REQUIRED or default is None else type(default)
+
+
+def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
+    value = REQUIRED if default is None else ast.literal_eval(default)
+    if argument.annotation is None:
+        return Parameter(argument.arg, _type_of_default(value), value)
+    expression = ast.Expression(argument.annotation)
+    if isinstance(argument.annotation, ast.Constant) and isinstance(argument.annotation.value, str):
+        expression = ast.parse(argument.annotation.value, mode="eval")
+    for node in ast.walk(expression):
+        is_known = not isinstance(node, ast.Name) or node.id in ANNOTATION_NAMES
+        if not isinstance(node, ANNOTATION_NODES) or not is_known:
+            raise ValueError(f"{ast.unparse(argument.annotation)} is not known without an import")
+    annotation = eval(compile(expression, "<annotation>", "eval"), dict(ANNOTATION_NAMES))
+    return Parameter(argument.arg, annotation, value)
+
+
+def _definition(module: str, attribute: str, hops: int = 5) -> ast.FunctionDef | None:
+    """Find `def attribute` in the module, following `from .x import attribute`."""
+    path = _source_path(module)
+    if path is None:
+        return None
+    for package in _parents(module):
+        initial = _source_path(package)
+        if initial is not None:
+            _refuse_missing_imports(_parse(initial), initial)
+    tree = _parse(path)
+    _refuse_missing_imports(tree, path)
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == attribute:
+            return None if statement.decorator_list else statement
+        if isinstance(statement, ast.ImportFrom) and hops:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == attribute:
+                    origin = _absolute(statement, module, is_package=path.name == "__init__.py")
+                    return _definition(origin, alias.name, hops - 1)
+    if not _may_define_dynamically(tree, attribute):
+        raise BrokenSourceError(f"module '{module}' has no function '{attribute}'")
+    return None
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise BrokenSourceError(f"{type(error).__name__} in {path.name}{line}: {error}") from None
+    except OSError as error:
+        raise BrokenSourceError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _may_define_dynamically(tree: ast.Module, attribute: str) -> bool:
+    """Whether the name may exist without a top-level `def`: any other statement that could bind it."""
+    simple = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Expr)
+    return any(
+        not isinstance(statement, simple)
+        or (isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*")
+        or (isinstance(statement, ast.FunctionDef) and statement.name == "__getattr__")
+        or (isinstance(statement, ast.Import) and attribute in {a.asname for a in statement.names})
+        for statement in tree.body
+    )
+
+
+def _absolute(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
+    if not statement.level:
+        return statement.module or ""
+    parts = module.split(".")
+    base = parts[: len(parts) - statement.level + is_package]
+    return ".".join([*base, *([statement.module] if statement.module else [])])
+
+
+def _source_path(module: str) -> Path | None:
+    """The file of a module, found without importing its parent packages."""
+    top, *rest = module.split(".")
+    try:
+        found = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise BrokenSourceError(f"module '{top}' is not installed")
+    if not rest:
+        if found.origin is None:
+            return None
+        return Path(found.origin) if found.origin.endswith(".py") else None
+    for location in found.submodule_search_locations or []:
+        base = Path(location).joinpath(*rest)
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+        if any(base.parent.glob(f"{base.name}.*")):
+            return None
+    raise BrokenSourceError(f"module '{module}' does not exist in '{top}'")
+
+
+def _parents(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
+def _refuse_missing_imports(tree: ast.Module, path: Path) -> None:
+    for statement in tree.body:
+        names: list[str] = []
+        if isinstance(statement, ast.Import):
+            names = [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
+            names = [statement.module]
+        for name in names:
+            if not _is_installed(name.partition(".")[0]):
+                raise BrokenSourceError(f"{path.name} imports '{name}', which is not installed")
+
+
+@lru_cache(maxsize=256)
+def _is_installed(top: str) -> bool:
+    if top in sys.modules or top in sys.stdlib_module_names:
+        return True
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False

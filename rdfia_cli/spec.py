@@ -1,0 +1,209 @@
+"""The contract of a component: what builders receive and return, and how one is named.
+
+A component is a plain function found through an entry point; its keyword-only parameters are its
+hyper-parameters. This module holds the types in those functions' signatures, and imports nothing
+heavy: tensors are named under TYPE_CHECKING only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, runtime_checkable
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from rdfia_cli.errors import ComponentError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+    from torch import Tensor
+
+Count = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Share = Annotated[float, Gt(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model is fed, without the batch axis.
+
+    Attributes:
+        shape: (C, H, W) for images, (F,) for points.
+        classes: how many classes the labels name.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+
+    def image(self, component: str) -> tuple[int, int, int]:
+        """Channels, height and width.
+
+        Raises:
+            ComponentError: the input is not an image; `component` is named.
+        """
+        if len(self.shape) != 3:
+            raise ComponentError(
+                f"{component} needs images (channels, height, width), but the data has "
+                f"shape {self.shape}",
+                "use a model for points, such as mlp, or an image dataset, such as digits",
+            )
+        channels, height, width = self.shape
+        return channels, height, width
+
+
+class Batch(NamedTuple):
+    """One batch on its device.
+
+    Attributes:
+        inputs: (B, C, H, W) or (B, F) float32; pixels in [0, 1] before normalisation.
+        labels: (B,) int64 class indices, or (B, classes) float32 probabilities once mixed.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split.
+
+    Attributes:
+        inputs: (N, C, H, W) or (N, F); uint8 pixels in [0, 255] or float32.
+        labels: (N,) int64 class indices.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a dataset builder returns.
+
+    Attributes:
+        train: the examples to learn from; validation is taken from them where it is None.
+        test: the examples to report on, never used to choose anything.
+        classes: the name of each class, in the order of the labels.
+        validation: a validation split of the dataset's own, or None.
+    """
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    validation: Split | None = None
+
+    @property
+    def input(self) -> InputSpec:
+        """The shape of one example and the number of classes."""
+        return InputSpec(tuple(self.train.inputs.shape[1:]), len(self.classes))
+
+
+class Augmentation(Protocol):
+    """An `nn.Module` on a whole batch that is already on the device, a draw for each sample.
+
+    Attributes:
+        output: the input spec that it produces.
+        evaluation: its deterministic counterpart for test time, or None where it has none.
+    """
+
+    output: InputSpec
+    evaluation: Augmentation | None
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return an augmented batch; the batch given is left as it was."""
+        ...
+
+
+@runtime_checkable
+class HandDifferentiated(Protocol):
+    """A model that writes its own gradients; the training step then never calls autograd."""
+
+    def loss_and_logits(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Set `.grad` of every parameter to the gradient of the mean cross-entropy.
+
+        Args:
+            inputs: (B, ...) float.
+            labels: (B,) int64 or (B, classes) float.
+
+        Returns:
+            The mean cross-entropy, a scalar, and the logits (B, classes).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A component as it is written on the command line, `name@distribution:key=value,...`.
+
+    Attributes:
+        name: the component's name, `timm/resnet18` for a member of a family.
+        distribution: the distribution that must provide it, or None for the only one.
+        parameters: the values as text, not yet checked.
+    """
+
+    name: str
+    distribution: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def reference(self) -> str:
+        """The name, with the distribution where one was asked for."""
+        return f"{self.name}@{self.distribution}" if self.distribution else self.name
+
+
+SPEC_PATTERN = re.compile(
+    r"(?P<name>[\w./-]+)(?:@(?P<distribution>[\w.-]+))?(?::(?P<parameters>.*))?", re.DOTALL
+)
+
+
+def parse_spec(text: str) -> Spec:
+    """Parse `name`, `name:key=value,key=value`, `name@distribution:key=value`.
+
+    A value may hold commas inside brackets or quotes.
+
+    Raises:
+        UsageError: the text does not follow the grammar.
+    """
+    match = SPEC_PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not a component", "write NAME or NAME:key=value,key=value")
+    parameters: dict[str, str] = {}
+    for item in split_outside_brackets(match["parameters"] or ""):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise UsageError(
+                f"'{item}' in '{text}' is not key=value", f"write {match['name']}:key=value"
+            )
+        if key.strip() in parameters:
+            raise UsageError(f"'{key.strip()}' is given twice in '{text}'", "give it once")
+        parameters[key.strip()] = value.strip()
+    return Spec(match["name"], match["distribution"], parameters)
+
+
+def split_outside_brackets(text: str) -> Iterator[str]:
+    """Split at the commas that stand outside brackets and quotes; blank text yields nothing."""
+    depth, quote, item = 0, "", ""
+    for character in text:
+        if character == "," and depth == 0 and not quote:
+            yield item
+            item = ""
+            continue
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in "]})")
+        item += character
+    if item.strip():
+        yield item

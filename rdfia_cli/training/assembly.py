@@ -1,0 +1,199 @@
+"""From a configuration to the parts of a run: data, model, optimizer, schedule, pipelines.
+
+Training and evaluation build the same parts, so they stand here once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rdfia_cli import registry
+from rdfia_cli.config import ComponentConfig, RunConfig
+from rdfia_cli.errors import ComponentError
+from rdfia_cli.spec import (
+    Augmentation,
+    HandDifferentiated,
+    InputSpec,
+    Split,
+    Splits,
+    parse_spec,
+)
+from rdfia_cli.training import inputs
+from rdfia_cli.training.loop import Plan, TrainingState, begin
+from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
+from rdfia_cli.training.randomness import derive_seed, seed_global_generators
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts that training and evaluation share.
+
+    Attributes:
+        config: what they were built from.
+        splits: train, validation (unless the share is 0) and test.
+        augmentations: in order.
+        input: what the model is fed, after the augmentations.
+        model: on the device, freshly initialised.
+        device: where it runs.
+        arithmetic: precision and layout.
+    """
+
+    config: RunConfig
+    splits: Splits
+    augmentations: Sequence[Augmentation]
+    input: InputSpec
+    model: nn.Module
+    device: torch.device
+    arithmetic: Arithmetic
+
+    def split(self, name: str) -> Split:
+        """One of the splits by name.
+
+        Raises:
+            ComponentError: the run has no validation split.
+        """
+        found: Split | None = getattr(self.splits, name)
+        if found is None:
+            raise ComponentError("the run has no validation split", "it was trained without one")
+        return found
+
+    def pipeline(self, split: Split, statistics: inputs.Statistics) -> inputs.Pipeline:
+        """Batches of a split, as this run augments, normalises and lays them out."""
+        return inputs.Pipeline(
+            inputs.settle(split, self.device),
+            self.augmentations,
+            statistics,
+            self.device,
+            self.arithmetic.memory_format,
+            self.config.seed,
+        )
+
+
+def cache_folder() -> Path:
+    """Where datasets are kept: `RDFIA_CACHE`, else a folder in the user's cache."""
+    if chosen := os.environ.get("RDFIA_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rdfia"
+
+
+def build_component(key: str, chosen: ComponentConfig, *arguments: Any, **supplied: Any) -> Any:
+    """Call the builder that a configuration names."""
+    group = {"data": "datasets", "augment": "augmentations"}.get(key, f"{key}s")
+    component = registry.find(group, parse_spec(chosen.name))
+    return registry.build(component, *arguments, **chosen.parameters, **supplied)
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """The dataset, with its validation split taken from train."""
+    splits: Splits = build_component("data", config.data, cache_folder())
+    return inputs.split_validation(splits, config.validation, config.split_seed)
+
+
+def build_augmentations(config: RunConfig, input: InputSpec) -> list[Augmentation]:
+    """The chain of augmentations, each fed with what the one before produces."""
+    chain: list[Augmentation] = []
+    for chosen in config.augment:
+        chain.append(build_component("augment", chosen, inputs.output_of(chain, input)))
+    return chain
+
+
+def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
+    """The model, initialised from the seed alone.
+
+    Raises:
+        ComponentError: it is no module, or has nothing to train.
+    """
+    seed_global_generators(derive_seed(config.seed, "initialisation"), torch.device("cpu"))
+    model = build_component("model", config.model, input)
+    if not isinstance(model, nn.Module) or not any(True for _ in model.parameters()):
+        raise ComponentError(
+            f"model '{config.model.name}' is no nn.Module with parameters",
+            "its builder must return one",
+        )
+    return model
+
+
+def assemble(config: RunConfig) -> Assembly:
+    """Build what training and evaluation share."""
+    device = choose_device(config.device)
+    if config.deterministic:
+        _use_deterministic_kernels()
+    splits = load_splits(config)
+    augmentations = build_augmentations(config, splits.input)
+    input = inputs.output_of(augmentations, splits.input)
+    model = build_model(config, input)
+    images = len(input.shape) == 3
+    by_hand = isinstance(model, HandDifferentiated)
+    arithmetic = choose_arithmetic(config.precision, device, model, images=images, by_hand=by_hand)
+    model.to(device=device, memory_format=arithmetic.memory_format)
+    _refuse_wrong_logits(model, config, input, device)
+    return Assembly(config, splits, augmentations, input, model, device, arithmetic)
+
+
+@torch.inference_mode()
+def _refuse_wrong_logits(
+    model: nn.Module, config: RunConfig, input: InputSpec, device: torch.device
+) -> None:
+    """Try the model on two blank examples before anything is written."""
+    component = registry.find("models", parse_spec(config.model.name))
+    model.eval()
+    with registry.naming(component, f"fails on inputs of shape {input.shape}"):
+        logits = model(torch.zeros(2, *input.shape, device=device))
+    if tuple(logits.shape) != (2, input.classes):
+        raise ComponentError(
+            f"{component.address} returns {tuple(logits.shape)} for 2 examples of {input.classes} "
+            f"classes, not (2, {input.classes})",
+            "a model must return logits (batch, classes)",
+        )
+
+
+def _use_deterministic_kernels() -> None:
+    # cuBLAS reads this when it starts: without it some matrix products vary from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory only guards against code that reads it before it writes it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
+    torch.backends.cudnn.benchmark = False
+
+
+def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
+    """The state of a run that has not begun, and the plan that it follows."""
+    config, model = assembly.config, assembly.model
+    train = assembly.splits.train
+    statistics = inputs.fit_statistics(config.normalize, train).to(assembly.device)
+    evaluated = {
+        name: assembly.pipeline(split, statistics)
+        for name, split in (
+            ("validation", assembly.splits.validation),
+            ("test", assembly.splits.test),
+        )
+        if split is not None
+    }
+    plan = Plan(
+        train=assembly.pipeline(train, statistics),
+        evaluations=evaluated,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        arithmetic=assembly.arithmetic,
+    )
+    optimizer = build_component("optimizer", config.optimizer, model)
+    schedule = build_component(
+        "schedule",
+        config.schedule,
+        optimizer,
+        steps_per_epoch=plan.steps_per_epoch,
+        epochs=config.epochs,
+    )
+    scaler = torch.amp.GradScaler(
+        assembly.device.type, enabled=assembly.arithmetic.precision == "fp16"
+    )
+    return TrainingState(model, optimizer, schedule, scaler, statistics, begin(plan)), plan

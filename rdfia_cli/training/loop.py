@@ -1,0 +1,257 @@
+"""The training loop: a stream of small events. It prints nothing and writes nothing.
+
+Between two events the state is whole: whoever consumes them may save it there, and a loop started from
+the saved state goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rdfia_cli.errors import DivergedError
+from rdfia_cli.training.inputs import Pipeline, Statistics
+from rdfia_cli.training.metrics import Score, count_correct, score
+from rdfia_cli.training.precision import Arithmetic
+from rdfia_cli.training.randomness import derive_seed, draw_order, seed_global_generators
+from rdfia_cli.training.step import predict, training_step
+
+STEPS_BETWEEN_LOSS_CHECKS = 100
+"""How long a diverged run may go on unnoticed within an epoch: reading the loss waits for the device."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        losses: (steps_per_epoch,) float32, the mean loss of each step of this epoch so far.
+        correct: 0-dim int64, the examples of this epoch classified rightly so far.
+        epoch: whole epochs done.
+        step: steps done of the current epoch.
+        learning_rate: of the first parameter group, in the last step.
+        seconds: spent on this epoch's steps so far.
+        training_seconds: spent on the steps of all whole epochs.
+        evaluation_seconds: spent on scoring.
+    """
+
+    losses: Tensor
+    correct: Tensor
+    epoch: int = 0
+    step: int = 0
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps done since the beginning."""
+        return self.epoch * len(self.losses) + self.step
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training: what a checkpoint must hold."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    scaler: torch.amp.GradScaler
+    statistics: Statistics
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that stays while training.
+
+    Attributes:
+        train: the training pipeline.
+        evaluations: the pipelines scored after each epoch, by split.
+        epochs: passes over the train split.
+        batch_size: examples a step; the last step of an epoch may have fewer.
+        seed: the seed of the run.
+        arithmetic: precision and layout.
+    """
+
+    train: Pipeline
+    evaluations: Mapping[str, Pipeline]
+    epochs: int
+    batch_size: int
+    seed: int
+    arithmetic: Arithmetic
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch."""
+        return -(-len(self.train.split) // self.batch_size)
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A step is done. `loss` is 0-dim and on the device: reading it waits."""
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    images: int
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch is done and scored.
+
+    Attributes:
+        epoch: its number, from 1, of `epochs`.
+        learning_rate: of the first parameter group, in the epoch's last step.
+        train: mean over the epoch's own steps: weights moving, augmentation on.
+        evaluations: the scores after the epoch, by split.
+        seconds: the epoch took, scoring included.
+        images_per_second: through the training steps.
+    """
+
+    epoch: int
+    epochs: int
+    learning_rate: float
+    train: Score
+    evaluations: Mapping[str, Score]
+    seconds: float
+    images_per_second: float
+
+
+Event = StepEnd | EpochEnd
+
+
+def begin(plan: Plan) -> Progress:
+    """The progress of a run that has not begun."""
+    device = plan.train.device
+    return Progress(
+        losses=torch.zeros(plan.steps_per_epoch, device=device),
+        correct=torch.zeros((), dtype=torch.int64, device=device),
+    )
+
+
+def fit(state: TrainingState, plan: Plan) -> Iterator[Event]:
+    """Train from where the state is to the last epoch: an event a step and an event an epoch.
+
+    Raises:
+        DivergedError: a loss or a weight became NaN or infinite.
+    """
+    while state.progress.epoch < plan.epochs:
+        yield from _take_steps(state, plan)
+        yield _finish_epoch(state, plan)
+
+
+def _take_steps(state: TrainingState, plan: Plan) -> Iterator[StepEnd]:
+    progress, device = state.progress, plan.train.device
+    order = draw_order(len(plan.train.split), plan.seed, progress.epoch)
+    order = order.to(plan.train.split.inputs.device)
+    state.model.train()
+    for step in range(progress.step, plan.steps_per_epoch):
+        clock = time.perf_counter()
+        indices = order[step * plan.batch_size : (step + 1) * plan.batch_size]
+        batch = plan.train.batch(indices, progress.epoch, step)
+        progress.learning_rate = float(state.optimizer.param_groups[0]["lr"])
+        seed = derive_seed(plan.seed, "layers", progress.epoch, step)
+        seed_global_generators(seed, device)
+        loss, logits = training_step(
+            state.model, batch, state.optimizer, plan.arithmetic, state.scaler
+        )
+        state.schedule.step()
+        progress.losses[step] = loss
+        progress.correct += count_correct(logits, batch.labels)
+        progress.step = step + 1
+        if device.type == "cpu" or progress.step % STEPS_BETWEEN_LOSS_CHECKS == 0:
+            refuse_divergence(state)
+        progress.seconds += time.perf_counter() - clock
+        yield StepEnd(
+            progress.epoch + 1, progress.step, plan.steps_per_epoch, len(indices), loss
+        )
+
+
+def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
+    progress = state.progress
+    clock = time.perf_counter()
+    train = _score_of_steps(progress, plan)
+    refuse_divergence(state)
+    training_seconds = progress.seconds + time.perf_counter() - clock
+    clock = time.perf_counter()
+    evaluations = {
+        name: score(*predict_split(state.model, pipeline, plan.arithmetic))
+        for name, pipeline in plan.evaluations.items()
+    }
+    evaluation_seconds = time.perf_counter() - clock
+    progress.epoch += 1
+    progress.step, progress.seconds = 0, 0.0
+    progress.training_seconds += training_seconds
+    progress.evaluation_seconds += evaluation_seconds
+    progress.losses.zero_()
+    progress.correct.zero_()
+    return EpochEnd(
+        epoch=progress.epoch,
+        epochs=plan.epochs,
+        learning_rate=progress.learning_rate,
+        train=train,
+        evaluations=evaluations,
+        seconds=training_seconds + evaluation_seconds,
+        images_per_second=len(plan.train.split) / training_seconds,
+    )
+
+
+def _score_of_steps(progress: Progress, plan: Plan) -> Score:
+    examples = len(plan.train.split)
+    sizes = torch.full((plan.steps_per_epoch,), plan.batch_size, dtype=torch.double)
+    sizes[-1] = examples - plan.batch_size * (plan.steps_per_epoch - 1)
+    losses = progress.losses.cpu().double()
+    return Score((losses @ sizes).item() / examples, progress.correct.item() / examples)
+
+
+def refuse_divergence(state: TrainingState) -> None:
+    """Stop where a loss of this epoch, or a weight, is not finite; it waits for the device.
+
+    Raises:
+        DivergedError: naming the epoch and, where a loss tells, the step.
+    """
+    progress = state.progress
+    finite = progress.losses[: progress.step].isfinite()
+    if not finite.all():
+        first = int(finite.logical_not().nonzero()[0].item())
+        value = progress.losses[first].item()
+        raise DivergedError(
+            f"the loss became {value} in epoch {progress.epoch + 1}, step {first + 1}",
+            "lower --lr, or warm up with --set schedule.warmup=1",
+        )
+
+
+def refuse_infinite_weights(state: TrainingState) -> None:
+    """Refuse to keep weights that are NaN or infinite though the last loss was not.
+
+    Raises:
+        DivergedError: naming the parameter.
+    """
+    for name, parameter in state.model.named_parameters():
+        if not parameter.isfinite().all():
+            raise DivergedError(
+                f"the weights '{name}' became NaN or infinite in epoch {state.progress.epoch + 1}",
+                "lower --lr, or warm up with --set schedule.warmup=1",
+            )
+
+
+def predict_split(
+    model: nn.Module, pipeline: Pipeline, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) float32 and labels (N,) int64 of a whole split, on the CPU."""
+    model.eval()
+    logits, labels = [], []
+    for batch in pipeline.evaluation_batches():
+        logits.append(predict(model, batch, arithmetic).cpu())
+        labels.append(batch.labels.cpu())
+    return torch.cat(logits), torch.cat(labels)

@@ -1,0 +1,56 @@
+"""One training step: forward, loss, gradients, update. Nothing in it waits for the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rdfia_cli.spec import Batch, HandDifferentiated
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from rdfia_cli.training.precision import Arithmetic
+
+
+def training_step(
+    model: nn.Module,
+    batch: Batch,
+    optimizer: Optimizer,
+    arithmetic: Arithmetic,
+    scaler: torch.amp.GradScaler,
+) -> tuple[Tensor, Tensor]:
+    """Update the weights once.
+
+    Args:
+        model: in training mode.
+        batch: inputs (B, ...) and labels (B,) or (B, classes), on the model's device.
+        optimizer: over the model's parameters.
+        arithmetic: the precision of the forward and backward pass.
+        scaler: scales the loss in fp16; disabled otherwise.
+
+    Returns:
+        The mean loss, 0-dim, and the logits (B, classes), both detached and still on the device.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    if isinstance(model, HandDifferentiated):
+        loss, logits = model.loss_and_logits(batch.inputs, batch.labels)
+    else:
+        with arithmetic.autocast(batch.inputs.device):
+            logits = model(batch.inputs)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach(), logits.detach()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batch: Batch, arithmetic: Arithmetic) -> Tensor:
+    """The logits (B, classes) float32 of a model in evaluation mode."""
+    with arithmetic.autocast(batch.inputs.device):
+        return model(batch.inputs).float()
