@@ -89,9 +89,7 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        _setting(
-            "--data", metavar="D", help="The dataset. (default digits)", group="datasets"
-        ),
+        _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
     ] = None,
     augment: Annotated[
         list[str] | None,

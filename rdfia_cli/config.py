@@ -1,9 +1,10 @@
 """The configuration of a run: one strict model, and where each of its values came from.
 
-Flags win over the environment, that over `--config` files (the last one first), those over a recipe,
-and that over the defaults. Every source is brought to one shape, a tree of `Given` values; the trees
-are merged; what comes out is checked against `RunConfig` and against the builders' signatures, so that
-a wrong key or value is refused, with its origin, before anything heavy is imported.
+Flags win over the environment, that over `--config` files (the last one first), those over a
+recipe, and that over the defaults. Every source is brought to one shape, a tree of `Given`
+values; the trees are merged; what comes out is checked against `RunConfig` and against the
+builders' signatures, so that a wrong key or value is refused, with its origin, before anything
+heavy is imported.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Given:
 
 
 Table = dict[str, Any]
-"""A tree of Given values: a component is a table with the key `name`, `augment` a list of tables."""
+"""A tree of Given values: a component is a table with the key `name`, `augment` a list of them."""
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,7 @@ def _refine_augmentation(chosen: list[Table], index: int, values: Table) -> None
 def _check(tree: Table) -> Resolved:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for key, field in RunConfig.model_fields.items():
+    for key, declared in RunConfig.model_fields.items():
         if key == "augment":
             values[key] = tuple(
                 _check_component(f"augment.{index}", key, table, origins)
@@ -372,7 +373,7 @@ def _check(tree: Table) -> Resolved:
         elif key in COMPONENT_GROUPS:
             values[key] = _check_component(key, key, tree[key], origins)
         elif key in tree:
-            values[key] = _check_scalar(key, field, tree[key])
+            values[key] = _check_scalar(key, declared, tree[key])
             origins[key] = tree[key].origin
         else:
             origins[key] = "default"

@@ -1,4 +1,4 @@
-"""Streams and words: results to stdout, everything else to stderr, an error to an exit code, once."""
+"""Streams and words: results to stdout, all else to stderr, an error to an exit code, once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _die_by(number: int) -> int:
 
 
 def report(error: RdfiaError, *, as_json: bool) -> None:
-    """Say an error in at most two lines of stderr, and as an object on stdout where JSON is asked."""
+    """Say an error in two lines of stderr, and as an object on stdout where JSON is asked."""
     _say(f"error: {error.fact}", *([error.remedy] if error.remedy else []))
     if as_json:
         print_json(
@@ -126,7 +126,7 @@ def _say(*lines: str) -> None:
 
 def print_result(text: str) -> None:
     """Print a line of the result to the real stdout."""
-    print(text, file=sys.__stdout__, flush=True)  # noqa: T201
+    print(text, file=sys.__stdout__, flush=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -57,22 +57,20 @@ class Evaluation:
 
 
 def evaluate(
-    folder: Path, split: str, data: ComponentConfig | None = None, device: str | None = None
+    folder: Path, config: RunConfig, split: str, data: ComponentConfig | None = None
 ) -> Evaluation:
     """Score the weights of a run on a split, by the input statistics stored with them.
 
     Args:
         folder: the run folder.
+        config: its configuration, from `run.load_config`; the device may be another.
         split: train, validation or test.
         data: another dataset of the same shape and classes, or None for the run's own.
-        device: where to compute, or None for where the run was configured to.
 
     Raises:
-        UsageError: there is no run.
         RdfiaError: the run has no sound checkpoint.
         ComponentError: the weights or the dataset do not fit.
     """
-    config = run.load_config(folder)
     found, warnings = checkpoint.newest(folder / run.CHECKPOINTS)
     if found is None:
         raise RdfiaError(
@@ -81,8 +79,6 @@ def evaluate(
         )
     if not (folder / run.RESULT).exists():
         warnings.append(f"the run is not finished: {found.manifest['epoch']} epochs are done")
-    if device is not None:
-        config = config.model_copy(update={"device": device})
     parts = assembly.assemble(config)
     statistics = inputs.statistics_from(checkpoint.load_weights(parts.model, found))
     if data is not None:

@@ -1,7 +1,7 @@
 """The story of one run: claim its folder, build its parts, fit, evaluate, write the result.
 
-`run_experiment` is what `train` and every trial of a sweep call. It yields the loop's events as they
-come, after it wrote them down, and last `Finished`.
+`run_experiment` is what `train` and every trial of a sweep call. It yields the loop's events as
+they come, after it wrote them down, and last `Finished`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,15 @@ from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.training import assembly, checkpoint
 from rdfia_cli.training.assembly import Assembly
-from rdfia_cli.training.loop import EpochEnd, Event, Plan, StepEnd, TrainingState, fit, predict_split
+from rdfia_cli.training.loop import (
+    EpochEnd,
+    Event,
+    Plan,
+    StepEnd,
+    TrainingState,
+    fit,
+    predict_split,
+)
 from rdfia_cli.training.metrics import Measures, measure
 
 
@@ -125,9 +133,10 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         state, plan = assembly.prepare(parts)
         yield from _warn_of_changes(folder, parts)
         _write_head(folder, parts)
-        with contextlib.closing(run.Log(folder / run.METRICS)) as metrics, contextlib.closing(
-            run.Log(folder / run.TIMINGS)
-        ) as timings:
+        with (
+            contextlib.closing(run.Log(folder / run.METRICS)) as metrics,
+            contextlib.closing(run.Log(folder / run.TIMINGS)) as timings,
+        ):
             logs = {run.METRICS: metrics, run.TIMINGS: timings}
             yield from _restore(folder, state, logs)
             yield _started(folder, parts, plan, state)
@@ -138,7 +147,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[StopRequest]:
+def _stop_requests() -> Generator[StopRequest]:
     """Turn SIGTERM and SIGINT into a request while a run goes on."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -254,7 +263,7 @@ def _train(
 
 
 def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
-    """Write an event down: what it measured, and beside it, since no two runs agree, how long it took."""
+    """Write down what an event measured and, in a log of its own, how long it took."""
     if isinstance(event, StepEnd):
         if config.log_every and event.step % config.log_every == 0:
             line = {"epoch": event.epoch, "step": event.step, "loss": event.loss.item()}

@@ -19,7 +19,7 @@ from rdfia_cli import signature
 from rdfia_cli.errors import ComponentError, RdfiaError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from rdfia_cli.spec import Spec
 
@@ -77,7 +77,7 @@ class Listing:
 @lru_cache(maxsize=1)
 def components() -> tuple[Component, ...]:
     """Every entry point of the five groups, by group and name, the built-ins first."""
-    found = {
+    found: set[Component] = {
         Component(
             group,
             entry.name,
@@ -141,13 +141,14 @@ def find(group: str, spec: Spec) -> Component:
             f"{kind} '{spec.name}' is not provided by '{spec.distribution}'",
             nearest(wanted, [component.distribution for component in found]),
         )
-    if len(found) > 1 and found[0].distribution != OWN_DISTRIBUTION:
+    first, *others = found
+    if others and first.distribution != OWN_DISTRIBUTION:
         raise ComponentError(
             f"{kind} '{spec.name}' is claimed by "
             + " and ".join(f"{c.distribution} {c.version}" for c in found),
             "say which: " + " or ".join(f"{spec.name}@{c.distribution}" for c in found),
         )
-    return found[0]
+    return first
 
 
 def parameters(component: Component) -> signature.Signature:
@@ -220,6 +221,7 @@ def listing(*, check: bool = False) -> tuple[Listing, ...]:
 
 
 def _list_one(component: Component, *, check: bool) -> Listing:
+    text = ""
     try:
         text = signature.description(component.module, component.attribute)
         if check:
@@ -244,8 +246,8 @@ def _broken(component: Component, reason: str) -> ComponentError:
 
 
 @contextlib.contextmanager
-def naming(component: Component, failure: str) -> Iterator[None]:
-    """Turn whatever a component raises into an error that names it; what it prints goes to stderr."""
+def naming(component: Component, failure: str) -> Generator[None]:
+    """Name the component in whatever it raises; what it prints goes to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -1,7 +1,8 @@
 """Every format on disk: the run folder, its files, its lock. Nothing here needs torch.
 
-A file is whole or absent: it is written beside its place, flushed to the disk, and renamed. The lines of
-a log are appended; a checkpoint remembers how long the log was, and a resumed run cuts it there.
+A file is whole or absent: it is written beside its place, flushed to the disk, and renamed. The
+lines of a log are appended; a checkpoint remembers how long the log was, and a resumed run cuts
+it there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rdfia_cli.config import RunConfig, Sources, differences, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
@@ -208,7 +209,7 @@ def load_config(folder: Path) -> RunConfig:
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def claim(folder: Path) -> Generator[None]:
     """Hold the only right to write a run folder; the kernel releases it with the process.
 
     A folder in which nothing was written is removed again.

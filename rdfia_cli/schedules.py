@@ -1,7 +1,8 @@
-"""Schedules of the learning rate: each a factor on the optimizer's own rate, a function of the step.
+"""Schedules of the learning rate.
 
-The schedule is stepped after every optimizer step. `epochs` and `steps_per_epoch` are given by rdfia.
-Every builder takes `warmup`, the epochs over which the factor first rises linearly from near 0.
+Each is a factor on the optimizer's own rate, a function of the step, and is stepped after every
+optimizer step. `epochs` and `steps_per_epoch` are given by rdfia. Every builder takes `warmup`, the
+epochs over which the factor first rises linearly from near 0.
 """
 
 from __future__ import annotations

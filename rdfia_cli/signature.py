@@ -1,9 +1,9 @@
 """A builder's hyper-parameters, read from its source without importing it.
 
-Importing a model means importing torch, and perhaps timm: seconds. Help, listing, completion and the
-refusal of a misspelt key need only the names, types and defaults, which stand in the source as text.
-What cannot be read as text (a compiled module, a computed default) is `None` here, and the registry
-then imports the component.
+Importing a model means importing torch, and perhaps timm: seconds. Help, listing, completion and
+the refusal of a misspelt key need only the names, types and defaults, which stand in the source
+as text. What cannot be read as text (a compiled module, a computed default) is `None` here, and
+the registry then imports the component.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _may_define_dynamically(tree: ast.Module, attribute: str) -> bool:
-    """Whether the name may exist without a top-level `def`: any other statement that could bind it."""
+    """Whether a statement other than a top-level `def` could bind the name."""
     simple = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Expr)
     return any(
         not isinstance(statement, simple)

@@ -74,9 +74,7 @@ class CentreCrop(nn.Module):
         """Crop images (B, C, H, W) to (B, C, size, size)."""
         padded = F.pad(batch.inputs, (self.padding,) * 4)
         top, left = ((side - self.size) // 2 for side in padded.shape[2:])
-        return Batch(
-            padded[:, :, top : top + self.size, left : left + self.size], batch.labels
-        )
+        return Batch(padded[:, :, top : top + self.size, left : left + self.size], batch.labels)
 
 
 def horizontal_flip(input: InputSpec, *, probability: Probability = 0.5) -> Augmentation:

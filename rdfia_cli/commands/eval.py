@@ -28,16 +28,21 @@ def run(flags: Mapping[str, Any]) -> None:
             f"cannot draw '{plot}'", "give a .png or .svg file in a folder that exists"
         )
     from rdfia_cli.config import resolve_component, resolve_device
+    from rdfia_cli.run import load_config
 
+    folder = Path(flags["run"])
+    config = load_config(folder)
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
-    device = flags["device"] and resolve_device(flags["device"], "--device")
+    if flags["device"]:
+        device = resolve_device(flags["device"], "--device")
+        config = config.model_copy(update={"device": device})
 
     from rdfia_cli.evaluation import evaluate
 
-    found = evaluate(Path(flags["run"]), split, data, device)
+    found = evaluate(folder, config, split, data)
     for text in found.warnings:
         console.warn(text)
-    result = describe(Path(flags["run"]), found)
+    result = describe(folder, found)
     if plot:
         from rdfia_cli.report.confusion import draw_evaluation
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rdfia_cli import console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from rdfia_cli.experiment import RunEvent
     from rdfia_cli.training.loop import EpochEnd, StepEnd
@@ -18,7 +18,7 @@ REFRESHES_PER_SECOND = 10
 
 
 @contextlib.contextmanager
-def display(*, quiet: bool) -> Iterator[Callable[[RunEvent], None]]:
+def display(*, quiet: bool) -> Generator[Callable[[RunEvent], None]]:
     """A consumer of a run's events for the stderr at hand."""
     if quiet:
         yield _show_warnings
@@ -70,7 +70,7 @@ def _epoch_line(event: EpochEnd) -> str:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Callable[[RunEvent], None]]:
+def _bar() -> Generator[Callable[[RunEvent], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

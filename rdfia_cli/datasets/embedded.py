@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rdfia_cli.spec import Count, Fraction, NonNegative, Share, Size
 
 DIGITS_MAXIMUM = 16
+DIGITS_CLASSES = 10
 
 
 def circles(
@@ -41,8 +42,8 @@ def circles(
     def draw(seed: int) -> Split:
         positions, labels = make_circles(points, noise=noise, factor=factor, random_state=seed)
         return Split(
-            torch.from_numpy(positions.astype(np.float32)),
-            torch.from_numpy(labels.astype(np.int64)),
+            torch.from_numpy(np.asarray(positions, np.float32)),
+            torch.from_numpy(np.asarray(labels, np.int64)),
         )
 
     return Splits(draw(train_seed), draw(test_seed), ("outer", "inner"))
@@ -56,17 +57,17 @@ def digits(root: Path, *, test_fraction: Share = 0.2, split_seed: Size = 0) -> S
         test_fraction: the share of each class that is kept for the test.
         split_seed: the seed that chooses it.
     """
-    data = load_digits()
-    images = torch.from_numpy((data.images / DIGITS_MAXIMUM).astype(np.float32))[:, None]
-    labels = torch.from_numpy(data.target.astype(np.int64))
+    pixels, target = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.asarray(pixels / DIGITS_MAXIMUM, np.float32)).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(np.asarray(target, np.int64))
     in_test = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(split_seed)
-    for label in np.unique(data.target):
-        members = generator.permutation(np.flatnonzero(data.target == label))
+    for label in range(DIGITS_CLASSES):
+        members = generator.permutation(np.flatnonzero(target == label))
         in_test[members[: round(test_fraction * len(members))]] = True
     test = torch.from_numpy(in_test)
     return Splits(
         Split(images[~test], labels[~test]),
         Split(images[test], labels[test]),
-        tuple(str(label) for label in data.target_names),
+        tuple(str(label) for label in range(DIGITS_CLASSES)),
     )

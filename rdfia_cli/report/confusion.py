@@ -34,9 +34,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
         figure.suptitle(title, parse_math=False)
         picture = io.BytesIO()
         metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(
-            picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata
-        )
+        figure.savefig(picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
     run.write_file(path, picture.getvalue())
 
 

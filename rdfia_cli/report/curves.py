@@ -57,6 +57,8 @@ def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | Non
 def _draw_measure(
     axes: Axes, epochs: Sequence[Mapping[str, Any]], measure: str, label: str
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     marker = "o" if len(epochs) == 1 else None
     for split in SPLITS:
         points = [(line["epoch"], line[split][measure]) for line in epochs if split in line]
@@ -64,7 +66,7 @@ def _draw_measure(
             x, y = zip(*points, strict=True)
             axes.plot(x, y, label=split, color=COLOURS[split], marker=marker)
     axes.set(xlabel="epoch", ylabel=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

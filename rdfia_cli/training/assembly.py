@@ -128,14 +128,14 @@ def assemble(config: RunConfig) -> Assembly:
         _use_deterministic_kernels()
     splits = load_splits(config)
     augmentations = build_augmentations(config, splits.input)
-    input = inputs.output_of(augmentations, splits.input)
-    model = build_model(config, input)
-    images = len(input.shape) == 3
+    fed = inputs.output_of(augmentations, splits.input)
+    model = build_model(config, fed)
+    images = len(fed.shape) == 3
     by_hand = isinstance(model, HandDifferentiated)
     arithmetic = choose_arithmetic(config.precision, device, model, images=images, by_hand=by_hand)
-    model.to(device=device, memory_format=arithmetic.memory_format)
-    _refuse_wrong_logits(model, config, input, device)
-    return Assembly(config, splits, augmentations, input, model, device, arithmetic)
+    model.to(device).to(memory_format=arithmetic.memory_format)  # pyright: ignore[reportCallIssue]
+    _refuse_wrong_logits(model, config, fed, device)
+    return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
 
 
 @torch.inference_mode()
@@ -158,7 +158,8 @@ def _refuse_wrong_logits(
 def _use_deterministic_kernels() -> None:
     # cuBLAS reads this when it starts: without it some matrix products vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # torch.use_deterministic_algorithms would import the compiler, which takes as long as torch.
+    torch._C._set_deterministic_algorithms(True, warn_only=False)  # pyright: ignore
     # Filling fresh memory only guards against code that reads it before it writes it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
     torch.backends.cudnn.benchmark = False

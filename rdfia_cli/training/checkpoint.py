@@ -1,8 +1,8 @@
 """Checkpoints: generations of files that are whole, verified, and free of pickle.
 
-A generation is a folder named by the steps done. It is written beside its place, flushed, renamed, and
-read back; only then is the one before the previous removed. Two stay, so that there is always one to go
-back to when the newest is damaged later.
+A generation is a folder named by the steps done. It is written beside its place, flushed,
+renamed, and read back; only then is the one before the previous removed. Two stay, so that there
+is always one to go back to when the newest is damaged later.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def save(folder: Path, state: TrainingState, logs: Mapping[str, int]) -> str:
     final = folder / f"{state.progress.total_steps:010d}"
     _write_generation(final, files, manifest)
     _remove_older(folder, final)
-    return manifest["files"][MODEL]["sha256"]
+    return hashlib.sha256(files[MODEL]).hexdigest()
 
 
 def _write_generation(final: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
@@ -154,7 +154,8 @@ def read(folder: Path) -> Generation | str:
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != expected[name]:
                 return f"{name} does not match its checksum"
-        int(manifest["epoch"]), int(manifest["step"]), dict(manifest["logs"])
+        if not {"epoch", "step", "logs"} <= manifest.keys():
+            return f"{MANIFEST} is incomplete"
     except OSError as error:
         return f"{Path(error.filename or folder).name}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -211,8 +212,8 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def encode_state(state: TrainingState) -> bytes:
     """The bytes of `state.safetensors`: optimizer, schedule, loss scale and progress.
 
-    Tensors are stored as such; what surrounds them is JSON in the file's metadata, in which a tensor is
-    `{"tensor": name}` and floats keep all their digits.
+    Tensors are stored as such; what surrounds them is JSON in the file's metadata, in which a
+    tensor is `{"tensor": name}` and floats keep all their digits.
     """
     tensors: dict[str, Tensor] = {}
     tree = {

@@ -1,4 +1,7 @@
-"""Examples on their way to the model: split, move, scale, augment, normalise, whole batches at a time."""
+"""Examples on their way to the model, whole batches at a time.
+
+Split, move, scale, augment, normalise.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,8 @@ class Pipeline:
 
         Args:
             indices: (B,) int64 on the split's device.
-            epoch, step: what the draws belong to.
+            epoch: what the draws belong to.
+            step: what the draws belong to.
         """
         batch = self._take(indices)
         for position, augmentation in enumerate(self.augmentations):

@@ -1,7 +1,7 @@
 """The training loop: a stream of small events. It prints nothing and writes nothing.
 
-Between two events the state is whole: whoever consumes them may save it there, and a loop started from
-the saved state goes on with the same bits.
+Between two events the state is whole: whoever consumes them may save it there, and a loop
+started from the saved state goes on with the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rdfia_cli.training.randomness import derive_seed, draw_order, seed_global_g
 from rdfia_cli.training.step import predict, training_step
 
 STEPS_BETWEEN_LOSS_CHECKS = 100
-"""How long a diverged run may go on unnoticed within an epoch: reading the loss waits for the device."""
+"""How long a diverged run may go on unnoticed on a GPU, where reading the loss waits."""
 
 
 @dataclass
@@ -172,9 +172,7 @@ def _take_steps(state: TrainingState, plan: Plan) -> Iterator[StepEnd]:
         if device.type == "cpu" or progress.step % STEPS_BETWEEN_LOSS_CHECKS == 0:
             refuse_divergence(state)
         progress.seconds += time.perf_counter() - clock
-        yield StepEnd(
-            progress.epoch + 1, progress.step, plan.steps_per_epoch, len(indices), loss
-        )
+        yield StepEnd(progress.epoch + 1, progress.step, plan.steps_per_epoch, len(indices), loss)
 
 
 def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:

@@ -37,9 +37,7 @@ class Arithmetic:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context of a forward pass."""
-        return torch.autocast(
-            device.type, DTYPES[self.precision], enabled=self.precision != "fp32"
-        )
+        return torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,5 +93,6 @@ def choose_arithmetic(
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has = torch.cpu.get_capabilities()
+        return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
