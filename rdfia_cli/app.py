@@ -103,7 +103,10 @@ def train(
     optimizer: Annotated[
         str | None,
         _setting(
-            "--optimizer", metavar="O", help="The optimizer. (default sgd)", group="optimizers"
+            "--optimizer",
+            metavar="O",
+            help="The optimizer. (default sgd:momentum=0.9,weight_decay=0.003)",
+            group="optimizers",
         ),
     ] = None,
     schedule: Annotated[
@@ -111,7 +114,7 @@ def train(
         _setting(
             "--schedule",
             metavar="S",
-            help="The schedule of the learning rate. (default constant)",
+            help="The schedule of the learning rate. (default cosine:warmup=2)",
             group="schedules",
         ),
     ] = None,

@@ -61,8 +61,8 @@ class ComponentConfig(BaseModel):
     @property
     def table(self) -> dict[str, Any]:
         """The TOML form: `name` beside the hyper-parameters; None has no TOML and is text."""
-        values = {key: "none" if v is None else v for key, v in self.parameters.items()}
-        return {"name": self.name, **values}
+        plain = self.model_dump(mode="json")["parameters"]
+        return {"name": self.name, **{k: "none" if v is None else v for k, v in plain.items()}}
 
 
 class RunConfig(BaseModel):
@@ -137,9 +137,10 @@ class RunConfig(BaseModel):
 DEFAULT_COMPONENTS: Mapping[str, str] = {
     "model": "cnn",
     "data": "digits",
-    "optimizer": "sgd",
-    "schedule": "constant",
+    "optimizer": "sgd:momentum=0.9,weight_decay=0.003",
+    "schedule": "cosine:warmup=2",
 }
+"""What is used where no source names another; whoever names one gets the builder's own defaults."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def resolve(sources: Sources) -> Resolved:
         *(_read_toml(path, f"file {path}") for path in sources.files),
         _read_environment(sources.environment),
         _read_flags(sources),
+        *(_read_assignment(text) for text in sources.assignments),
     ]
     return _check(_merge(layers))
 
@@ -254,18 +256,23 @@ def _read_environment(environment: Mapping[str, str]) -> Table:
 
 
 def _read_flags(sources: Sources) -> Table:
-    """The flags' tree; `--set` comes last, so that it refines what a component flag chose."""
+    """The flags' tree; `--lr` wins over the rate in `--optimizer`, in either order."""
     tree: Table = {}
     for key, value in sources.flags.items():
         if value is None or value in ([], ()):
             continue
         flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
         _assign(tree, "optimizer.lr" if key == "lr" else key, Given(value, flag, text=True))
-    for assignment in sources.assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set {assignment} is not key=value", "write --set optimizer.lr=0.1")
-        _assign(tree, key.strip(), Given(value.strip(), f"--set {key.strip()}", text=True))
+    return tree
+
+
+def _read_assignment(text: str) -> Table:
+    """The tree of one `--set`: each lies over the ones before it and over the flags."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text} is not key=value", "write --set optimizer.lr=0.1")
+    tree: Table = {}
+    _assign(tree, key.strip(), Given(value.strip(), f"--set {key.strip()}", text=True))
     return tree
 
 
@@ -330,35 +337,52 @@ def _merge(layers: Sequence[Table]) -> Table:
     for layer in layers:
         tree.update({key: value for key, value in layer.items() if key not in COMPONENT_GROUPS})
     for key in COMPONENT_GROUPS:
-        chosen = [layer[key] for layer in layers if key in layer]
-        if key == "augment":
-            tree[key] = list(chosen[-1]) if chosen else []
-        else:
-            tree[key] = _merge_component(chosen)
-    for layer in layers:
-        for key in sorted(key for key in layer if key.startswith("augment.")):
-            _refine_augmentation(tree["augment"], int(key.removeprefix("augment.")), layer[key])
+        if key != "augment":
+            tree[key] = _merge_component([layer[key] for layer in layers if key in layer])
+    tree["augment"] = _merge_augmentations(layers)
     return tree
 
 
 def _merge_component(tables: Sequence[Table]) -> Table:
-    """The uppermost name wins; a value given together with another name goes with that name."""
-    names = [table["name"].value for table in tables if "name" in table]
+    """The uppermost name wins; a value given together with another name goes with that name.
+
+    The first table is the default's, which goes as soon as another one has a name.
+    """
+    named = [table for table in tables if "name" in table]
+    names = [table["name"].value for table in named]
     merged: Table = {}
-    for table in tables:
+    for table in tables[len(named) > 1 :]:
         if "name" not in table or table["name"].value == names[-1]:
             merged.update(table)
     return merged
 
 
-def _refine_augmentation(chosen: list[Table], index: int, values: Table) -> None:
+def _merge_augmentations(layers: Sequence[Table]) -> list[Table]:
+    """The uppermost list wins; single values go under a list above them and over one below."""
+    top = max((level for level, layer in enumerate(layers) if "augment" in layer), default=0)
+    chosen = list(layers[top].get("augment", []))
+    for layer in reversed(layers[:top]):
+        for index, values in _refinements(layer):
+            _refine_augmentation(chosen, index, values, under=True)
+    for layer in layers[top:]:
+        for index, values in _refinements(layer):
+            _refine_augmentation(chosen, index, values, under=False)
+    return chosen
+
+
+def _refinements(layer: Table) -> list[tuple[int, Table]]:
+    return [(int(k.removeprefix("augment.")), layer[k]) for k in layer if k.startswith("augment.")]
+
+
+def _refine_augmentation(chosen: list[Table], index: int, values: Table, *, under: bool) -> None:
     if index >= len(chosen):
         origin = next(iter(values.values())).origin
         raise UsageError(
             f"there is no augmentation number {index} ({origin})",
             f"{len(chosen)} are chosen, numbered from 0; add one with --augment NAME",
         )
-    chosen[index] = {**chosen[index], **values}
+    lower, upper = (values, chosen[index]) if under else (chosen[index], values)
+    chosen[index] = {**lower, **upper}
 
 
 def _check(tree: Table) -> Resolved:
@@ -403,6 +427,11 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
     if not isinstance(name.value, str):
         raise UsageError(f"{key}.name = {name.value!r} ({name.origin}) is not text")
     spec = parse_spec(name.value)
+    if spec.parameters:
+        raise UsageError(
+            f"{key}.name = {name.value!r} ({name.origin}) is more than a name",
+            f'write {key} = "{name.value}", or its parameters as keys of their own',
+        )
     component = _find(group, name, head)
     known = registry.parameters(component)
     origins[key] = name.origin
@@ -412,8 +441,13 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
                 f"{component.kind} '{spec.name}' has no setting '{given_key}' ({given.origin})",
                 nearest(given_key, known.parameters),
             )
-    values = {n: table[n].value for n in table if n != "name" and n not in known.parameters}
-    for parameter in known.parameters.values():
+    others = [
+        signature.Parameter(name, Any, signature.REQUIRED)
+        for name in table
+        if name not in {"name", *known.parameters}
+    ]
+    values: dict[str, Any] = {}
+    for parameter in (*others, *known.parameters.values()):
         dotted = f"{key}.{parameter.name}"
         given = table.get(parameter.name)
         if given is not None:
@@ -452,11 +486,19 @@ def spec_text(key: str, chosen: ComponentConfig) -> str:
     component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
     known = registry.parameters(component).parameters
     changed = [
-        f"{name}={str(value).lower() if isinstance(value, bool | None) else value}"
+        f"{name}={_value_text(value)}"
         for name, value in chosen.parameters.items()
         if name not in known or value != known[name].default
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool | None):
+        return str(value).lower()
+    if isinstance(value, list | tuple) or (isinstance(value, str) and "," in value):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

@@ -38,13 +38,15 @@ def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
     try:
         return command() or 0
     except BrokenPipeError:
-        # Whoever read the result has enough; Python would complain once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # pyright: ignore
+        _discard_stdout()
         return 0
     except KeyboardInterrupt:
         _say("interrupted")
         return _die_by(signal.SIGINT)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            _say(str(error))
+            return UsageError.exit_code
         if "--traceback" in arguments:
             import traceback
 
@@ -54,6 +56,11 @@ def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
         if isinstance(known, PreemptedError) and known.signal == signal.SIGINT:
             return _die_by(signal.SIGINT)
         return known.exit_code
+
+
+def _discard_stdout() -> None:
+    """Whoever read the result has enough; Python would complain once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # pyright: ignore
 
 
 def explain(error: Exception) -> RdfiaError:
@@ -96,17 +103,21 @@ def _die_by(number: int) -> int:
 
 def report(error: RdfiaError, *, as_json: bool) -> None:
     """Say an error in two lines of stderr, and as an object on stdout where JSON is asked."""
-    _say(f"error: {error.fact}", *([error.remedy] if error.remedy else []))
-    if as_json:
-        print_json(
-            {
-                "schema": "rdfia.error/1",
-                "error": error.kind,
-                "message": error.fact,
-                "remedy": error.remedy,
-                "exit_code": error.exit_code,
-            }
-        )
+    fact, remedy = (" ".join(text.splitlines()) for text in (error.fact, error.remedy))
+    _say(f"error: {fact}", *([remedy] if remedy else []))
+    if not as_json:
+        return
+    content = {
+        "schema": "rdfia.error/1",
+        "error": error.kind,
+        "message": fact,
+        "remedy": remedy,
+        "exit_code": error.exit_code,
+    }
+    try:
+        print_json(content)
+    except OSError:  # a full disk or a closed pipe: stderr has said it
+        _discard_stdout()
 
 
 def warn(text: str) -> None:
@@ -130,8 +141,11 @@ def print_result(text: str) -> None:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """Print an object as one line of stdout; a number that JSON lacks (NaN) becomes null."""
-    print_result(json.dumps(_finite(content), ensure_ascii=False))
+    """Print an object as one line of stdout; a number that JSON lacks (NaN) becomes null.
+
+    The line is ASCII, so that every stdout can take it: a path may hold bytes that are no UTF-8.
+    """
+    print_result(json.dumps(_finite(content)))
 
 
 def _finite(value: Any) -> Any:
@@ -149,17 +163,9 @@ def on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def print_table(rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print rows to stdout, the first as a heading, in columns as wide as they need.
-
-    On a terminal it is a drawn table; elsewhere plain text with two spaces between columns.
-    """
+def print_columns(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows to stdout in columns as wide as they need."""
     table = [tuple(row) for row in rows]
-    if title and sys.__stdout__ is not None and sys.__stdout__.isatty():
-        _draw_table(table, title)
-        return
-    if title:
-        print_result(title)
     count = max((len(row) for row in table), default=0)
     widths = [max((len(row[i]) for row in table if i < len(row)), default=0) for i in range(count)]
     for row in table:
@@ -167,14 +173,26 @@ def print_table(rows: Iterable[Sequence[str]], title: str = "") -> None:
         print_result("  ".join(cells).rstrip())
 
 
-def _draw_table(table: Sequence[Sequence[str]], title: str) -> None:
+def print_table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table to stdout: drawn on a terminal, plain columns elsewhere."""
+    if title:
+        print_result(title)
+    if sys.__stdout__ is not None and sys.__stdout__.isatty():
+        _draw_table(heading, list(rows))
+    else:
+        print_columns([heading, *rows])
+
+
+def _draw_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left")
-    for heading in table[0]:
-        drawn.add_column(Text(heading), justify="left" if heading in ("", "class") else "right")
-    for row in table[1:]:
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(heading):
+        is_number = all(row[index][:1].isdigit() or not row[index] for row in rows)
+        drawn.add_column(Text(name), justify="right" if index and is_number else "left")
+    for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console(file=sys.__stdout__).print(drawn)

@@ -190,7 +190,7 @@ def _processor() -> str:
 
 def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
     """Say where a run goes on in surroundings in which its bits may come out otherwise."""
-    if not (folder / run.ENVIRONMENT).exists():
+    if not ((folder / run.CONFIG).exists() and (folder / run.ENVIRONMENT).exists()):
         return
     before = json.loads((folder / run.ENVIRONMENT).read_bytes())
     now = {**run.describe_environment(), **_hardware(parts)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,7 +65,8 @@ class Listing:
     """A component as `rdfia list` shows it.
 
     Attributes:
-        state: `ok`, `broken` (importing it fails) or `shadowed` (its name belongs to another).
+        state: `ok`, `broken` (importing it fails) or `shadowed` (its name alone is another's, or
+            is claimed by several plugins, so that only `name@distribution` asks for it).
         error: why, where it is not ok.
     """
 
@@ -77,15 +79,8 @@ class Listing:
 @lru_cache(maxsize=1)
 def components() -> tuple[Component, ...]:
     """Every entry point of the five groups, by group and name, the built-ins first."""
-    found: set[Component] = {
-        Component(
-            group,
-            entry.name,
-            _normalised(entry.dist.name) if entry.dist else "unknown",
-            entry.dist.version if entry.dist else "?",
-            entry.module,
-            entry.attr,
-        )
+    found = {
+        _read_entry(group, entry)
         for group in GROUPS
         for entry in importlib.metadata.entry_points(group=f"rdfia.{group}")
     }
@@ -102,8 +97,20 @@ def components() -> tuple[Component, ...]:
     )
 
 
+def _read_entry(group: str, entry: importlib.metadata.EntryPoint) -> Component:
+    """An entry point whose value or distribution is unreadable stays, and is listed as broken."""
+    distribution, version = "unknown", "?"
+    with contextlib.suppress(Exception):
+        if entry.dist:
+            distribution, version = _normalised(entry.dist.name), entry.dist.version
+    match = entry.pattern.match(entry.value)
+    module, attribute = (match["module"], match["attr"] or "") if match else (entry.value, "")
+    return Component(group, entry.name, distribution, version, module, attribute)
+
+
 def _normalised(distribution: str) -> str:
-    return distribution.lower().replace("_", "-")
+    """The one spelling of a distribution's name that PEP 503 gives."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -230,12 +237,15 @@ def _list_one(component: Component, *, check: bool) -> Listing:
         return Listing(component, "", "broken", str(error))
     except ComponentError as error:
         return Listing(component, text, "broken", error.fact.partition(": ")[2] or error.fact)
-    first = claimants(component.group, component.name)[0]
-    if first is not component:
-        error = f"'{component.name}' belongs to {first.distribution}: "
-        ask = f"ask for {component.name}@{component.distribution}"
-        return Listing(component, text, "shadowed", error + ask)
-    return Listing(component, text, "ok", None)
+    first, *others = claimants(component.group, component.name)
+    if first.distribution != OWN_DISTRIBUTION and others:
+        owner = f"is claimed by {' and '.join(c.distribution for c in (first, *others))}"
+    elif first is not component:
+        owner = f"belongs to {first.distribution}"
+    else:
+        return Listing(component, text, "ok", None)
+    ask = f"ask for {component.name}@{component.distribution}"
+    return Listing(component, text, "shadowed", f"'{component.name}' {owner}: {ask}")
 
 
 def _broken(component: Component, reason: str) -> ComponentError:

@@ -177,7 +177,8 @@ def _state(folder: Path) -> str:
         return "finished"
     if (folder / CONFIG).exists():
         return "unfinished"
-    if all(entry.name.startswith(".") for entry in folder.iterdir()):
+    # A run killed while it wrote its first files leaves no more than these.
+    if all(entry.name.startswith(".") or entry.name == ENVIRONMENT for entry in folder.iterdir()):
         return "absent"
     raise UsageError(
         f"'{folder}' is neither empty nor a run folder", "choose another folder with --out"
@@ -225,6 +226,7 @@ def claim(folder: Path) -> Generator[None]:
         yield
     finally:
         if not (folder / CONFIG).exists():
+            (folder / ENVIRONMENT).unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 for created in missing:

@@ -33,7 +33,7 @@ ANNOTATION_NAMES: Mapping[str, Any] = {
     **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Le", "Lt", "MultipleOf")},
     **{
         name: getattr(spec, name)
-        for name in ("Count", "Size", "Positive", "NonNegative", "Probability", "Fraction", "Share")
+        for name in ("Count", "Size", "Positive", "NonNegative", "Probability", "Fraction")
     },
 }
 ANNOTATION_NODES = (
@@ -107,10 +107,11 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
         return None
     candidates = [*_toml_literal(value), value] if text else [value]
     for candidate in candidates:
-        try:
-            return adapter.validate_python(_as_tuples(candidate), strict=True)
-        except ValidationError:
-            continue
+        for form in (_as_tuples(candidate), candidate, *_as_path(annotation, candidate)):
+            try:
+                return adapter.validate_python(form, strict=True)
+            except ValidationError:
+                continue
     try:
         return adapter.validate_python(value, strict=not text)
     except ValidationError as error:
@@ -122,14 +123,22 @@ def _toml_literal(text: str) -> Iterator[Any]:
     import tomllib
 
     try:
-        yield tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return
+    if len(found) == 1:
+        yield found["value"]
 
 
 def _as_tuples(value: Any) -> Any:
     """TOML has lists only; a strict tuple type would refuse them."""
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _as_path(annotation: Any, value: Any) -> Iterator[Path]:
+    """TOML has no paths: where one is asked for, text is one."""
+    if isinstance(value, str) and Path in (annotation, *typing.get_args(annotation)):
+        yield Path(value)
 
 
 def accepts_none(annotation: Any) -> bool:
@@ -208,7 +217,8 @@ def of_source(module: str, attribute: str) -> Signature | None:
                 definition.args.kwonlyargs, definition.args.kw_defaults, strict=True
             )
         }
-    except ValueError:
+    except Exception:
+        # A default or an annotation that only an import can tell, or that is nonsense.
         return None
     is_open = definition.args.kwarg is not None
     return Signature(_first_line(ast.get_docstring(definition)), parameters, is_open)
@@ -258,6 +268,8 @@ def _definition(module: str, attribute: str, hops: int = 5) -> ast.FunctionDef |
             _refuse_missing_imports(_parse(initial), initial)
     tree = _parse(path)
     _refuse_missing_imports(tree, path)
+    if "." in attribute:
+        return None
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == attribute:
             return None if statement.decorator_list else statement

@@ -27,7 +27,6 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
-Share = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,11 @@ def parse_spec(text: str) -> Spec:
 
 
 def split_outside_brackets(text: str) -> Iterator[str]:
-    """Split at the commas that stand outside brackets and quotes; blank text yields nothing."""
+    """Split at the commas that stand outside brackets and quotes; blank text yields nothing.
+
+    Raises:
+        UsageError: a bracket or a quote is not closed.
+    """
     depth, quote, item = 0, "", ""
     for character in text:
         if character == "," and depth == 0 and not quote:
@@ -205,5 +208,9 @@ def split_outside_brackets(text: str) -> Iterator[str]:
         else:
             depth += (character in "[{(") - (character in "]})")
         item += character
+    if depth or quote:
+        raise UsageError(
+            f"a bracket or a quote is not closed in '{text}'", 'put such a value in quotes: "..."'
+        )
     if item.strip():
         yield item

@@ -92,8 +92,8 @@ def describe(folder: Path, found: Evaluation) -> dict[str, Any]:
 def _print_tables(result: Mapping[str, Any]) -> None:
     summary = result[result["split"]]
     console.print_table(
+        ("loss", "accuracy", "top-5", "calibration error"),
         [
-            ("loss", "accuracy", "top-5", "calibration error"),
             (
                 f"{summary['loss']:.4f}",
                 f"{summary['accuracy']:.4f}",
@@ -105,18 +105,17 @@ def _print_tables(result: Mapping[str, Any]) -> None:
         f"{result['examples']:,} examples",
     )
     console.print_table(
+        ("class", "examples", "accuracy", "taken for"),
         [
-            ("class", "examples", "accuracy", "taken for"),
-            *(
-                (
-                    entry["name"],
-                    str(entry["examples"]),
-                    "" if math.isnan(entry["accuracy"]) else f"{entry['accuracy']:.4f}",
-                    _taken_for(index, result),
-                )
-                for index, entry in enumerate(result["classes"])
-            ),
-        ]
+            (
+                entry["name"],
+                str(entry["examples"]),
+                "" if math.isnan(entry["accuracy"]) else f"{entry['accuracy']:.4f}",
+                _taken_for(index, result),
+            )
+            for index, entry in enumerate(result["classes"])
+        ],
+        title="each class",
     )
 
 

@@ -32,7 +32,7 @@ def run(flags: Mapping[str, Any]) -> None:
         members = [entry for entry in found if entry["group"] == heading]
         if members:
             console.print_result(heading)
-            console.print_table(_row(entry) for entry in members)
+            console.print_columns(_row(entry) for entry in members)
 
 
 def _components(*, check: bool) -> Iterator[dict[str, Any]]:

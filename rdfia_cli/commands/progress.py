@@ -71,14 +71,12 @@ def _epoch_line(event: EpochEnd) -> str:
 
 @contextlib.contextmanager
 def _bar() -> Generator[Callable[[RunEvent], None]]:
+    """A bar that is there before the libraries are, since loading them takes seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rdfia_cli.experiment import Started, Warned
-    from rdfia_cli.training.loop import EpochEnd, StepEnd
-
-    bar = Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
+    progress = Progress(
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[measured]}"),
         TimeRemainingColumn(compact=True),
@@ -86,29 +84,35 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
         refresh_per_second=REFRESHES_PER_SECOND,
         transient=True,
     )
-    task = bar.add_task("train", total=None, epoch="", measured="")
+    task = progress.add_task("preparing", total=None, measured="")
     throttle = Throttle()
 
     def show(event: RunEvent) -> None:
+        from rdfia_cli.experiment import Fitted, Started, Warned
+        from rdfia_cli.training.loop import EpochEnd, StepEnd
+
         if isinstance(event, Warned):
-            bar.console.print(f"warning: {event.text}", markup=False, highlight=False)
+            progress.console.print(f"warning: {event.text}", markup=False, highlight=False)
         elif isinstance(event, Started):
-            bar.console.print(_headline(event), markup=False, highlight=False)
-            steps = event.steps_per_epoch
-            bar.update(task, total=event.epochs * steps, completed=event.epochs_done * steps)
-            bar.reset(task, start=True, completed=event.epochs_done * steps)
+            progress.console.print(_headline(event), markup=False, highlight=False)
+            total, done = (n * event.steps_per_epoch for n in (event.epochs, event.epochs_done))
+            progress.reset(task, total=total, completed=done)
             throttle.epochs = event.epochs
         elif isinstance(event, StepEnd) and (rate := throttle.rate(event)) is not None:
             # Reading the loss waits for the device, so only as often as the bar is redrawn.
-            measured = f"loss {event.loss.item():.4f}  {throttle.accuracy}{rate:,.0f} images/s"
-            done = (event.epoch - 1) * event.steps_per_epoch + event.step
-            epoch = f"{event.epoch}/{throttle.epochs}"
-            bar.update(task, completed=done, epoch=epoch, measured=measured)
+            progress.update(
+                task,
+                completed=(event.epoch - 1) * event.steps_per_epoch + event.step,
+                description=f"epoch {event.epoch}/{throttle.epochs}",
+                measured=f"loss {event.loss.item():.4f}  {throttle.accuracy}{rate:,.0f} images/s",
+            )
         elif isinstance(event, EpochEnd):
             name = "validation" if "validation" in event.evaluations else "test"
             throttle.accuracy = f"{name} accuracy {event.evaluations[name].accuracy:.4f}  "
+        elif isinstance(event, Fitted):
+            progress.update(task, description="drawing curves", measured="")
 
-    with bar:
+    with progress:
         yield show
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rdfia_cli.config import Resolved, RunConfig, Sources
-    from rdfia_cli.experiment import RunEvent
 
 OUTPUT_FLAGS = frozenset({"dry_run", "json", "quiet", "traceback"})
 SOURCE_FLAGS = frozenset({"set", "config", "recipe"})
@@ -55,25 +54,19 @@ def sources(flags: Mapping[str, Any]) -> Sources:
 
 def _train(config: RunConfig, folder: Path, *, quiet: bool) -> Mapping[str, Any]:
     from rdfia_cli.commands.progress import display
-    from rdfia_cli.experiment import Finished, Fitted, run_experiment
 
     result: Mapping[str, Any] = {}
     with display(quiet=quiet) as show:
+        from rdfia_cli.experiment import Finished, Fitted, run_experiment
+        from rdfia_cli.report.curves import draw_run
+
         for event in run_experiment(config, folder):
             show(event)
             if isinstance(event, Fitted):
-                _draw_curves(event)
+                draw_run(event.folder)
             elif isinstance(event, Finished):
                 result = event.result
     return result
-
-
-def _draw_curves(event: RunEvent) -> None:
-    from rdfia_cli.experiment import Fitted
-    from rdfia_cli.report.curves import draw_run
-
-    assert isinstance(event, Fitted)
-    draw_run(event.folder)
 
 
 def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
@@ -84,13 +77,11 @@ def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         console.say(f"'{result['run']}' is unfinished, and left as it is")
         return
     console.print_table(
+        ("split", "loss", "accuracy"),
         [
-            ("", "loss", "accuracy"),
-            *(
-                (split, f"{result[split]['loss']:.4f}", f"{result[split]['accuracy']:.4f}")
-                for split in ("train", "validation", "test")
-                if result[split]
-            ),
+            (split, f"{result[split]['loss']:.4f}", f"{result[split]['accuracy']:.4f}")
+            for split in ("train", "validation", "test")
+            if result[split]
         ],
         title=f"{result['model']} on {result['data']}, {result['epochs']} epochs, "
         f"{result['seconds']:.1f} s, {result['precision']} on {result['device']}",
@@ -128,14 +119,12 @@ def _print_plan(resolved: Resolved, *, as_json: bool) -> None:
         console.print_json(content)
         return
     console.print_table(
-        [
-            ("setting", "value", "origin"),
-            *((k, str(v), resolved.origins[k]) for k, v in resolved.values().items()),
-        ]
+        ("setting", "value", "origin"),
+        [(k, str(v), resolved.origins[k]) for k, v in resolved.values().items()],
     )
     shown = ("run", "parameters", "macs", "steps_per_epoch", "steps", "precision", "device")
     console.print_result("")
-    console.print_table(
+    console.print_columns(
         (key.replace("_", " "), f"{v:,}" if isinstance(v := content[key], int) else str(v))
         for key in shown
     )

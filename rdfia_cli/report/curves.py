@@ -86,6 +86,11 @@ def _draw_decision(axes: Axes, decision: Mapping[str, Any]) -> None:
     step = axis[1] - axis[0]
     low, high = axis[0] - step / 2, axis[-1] + step / 2
     axes.imshow(mixed * 0.55 + 0.45, origin="lower", extent=(low, high, low, high))
+    for label in range(count):
+        others = np.delete(probabilities, label, axis=-1).max(-1)
+        lead = probabilities[..., label] - others
+        if lead.min() < 0 < lead.max():
+            axes.contour(axis, axis, lead, levels=[0], colors="black", linewidths=0.8)
     for label, name in enumerate(decision["classes"]):
         chosen = points[labels == label]
         axes.scatter(

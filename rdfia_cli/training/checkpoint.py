@@ -1,8 +1,9 @@
 """Checkpoints: generations of files that are whole, verified, and free of pickle.
 
-A generation is a folder named by the steps done. It is written beside its place, flushed,
-renamed, and read back; only then is the one before the previous removed. Two stay, so that there
-is always one to go back to when the newest is damaged later.
+A generation is a folder named by the steps and the ends of epochs behind it, so that no two states
+of a run share a name. It is written beside its place, flushed, renamed, and read back; only then is
+the one before the previous removed. Two stay, so that there is always one to go back to when the
+newest is damaged later.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rdfia_cli import run
@@ -44,7 +46,7 @@ class Generation:
 
     Attributes:
         folder: where it lies.
-        manifest: steps done, lengths of the logs, SHA-256 of each file.
+        manifest: steps done, lengths of the logs, SHA-256 of each file and of itself.
         files: the bytes of each file.
     """
 
@@ -100,7 +102,7 @@ def save(folder: Path, state: TrainingState, logs: Mapping[str, int]) -> str:
             for name, content in files.items()
         },
     }
-    final = folder / f"{state.progress.total_steps:010d}"
+    final = folder / f"{state.progress.total_steps + state.progress.epoch:010d}"
     _write_generation(final, files, manifest)
     _remove_older(folder, final)
     return hashlib.sha256(files[MODEL]).hexdigest()
@@ -113,7 +115,7 @@ def _write_generation(final: Path, files: Mapping[str, bytes], manifest: Mapping
         partial.mkdir(parents=True)
         for name, content in files.items():
             run.write_file(partial / name, content)
-        run.write_json(partial / MANIFEST, manifest)
+        run.write_file(partial / MANIFEST, encode_manifest(manifest))
         if final.exists():
             shutil.rmtree(final)
         partial.replace(final)
@@ -126,6 +128,12 @@ def _write_generation(final: Path, files: Mapping[str, bytes], manifest: Mapping
             f"the checkpoint '{final}' reads back otherwise than it was written",
             "check the disk; the previous checkpoint is kept",
         )
+
+
+def encode_manifest(content: Mapping[str, Any]) -> bytes:
+    """The bytes of `manifest.json`; its last key is the SHA-256 of all that stands above."""
+    seal = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return (json.dumps({**content, "sha256": seal}, indent=2) + "\n").encode()
 
 
 def _remove_older(folder: Path, newest: Path) -> None:
@@ -146,7 +154,10 @@ def generations(folder: Path) -> list[Path]:
 def read(folder: Path) -> Generation | str:
     """Read a generation and verify every checksum; the reason as text where it is damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        sealed = (folder / MANIFEST).read_bytes()
+        manifest = {key: value for key, value in json.loads(sealed).items() if key != "sha256"}
+        if encode_manifest(manifest) != sealed:
+            return f"{MANIFEST} does not match its checksum"
         expected = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         if set(expected) != {MODEL, STATE}:
             return f"{MANIFEST} does not name its files"
@@ -228,8 +239,9 @@ def encode_state(state: TrainingState) -> bytes:
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
+        name = f"{path}#{len(tensors)}"  # the number tells apart keys such as "0" and 0
+        tensors[name] = value
+        return {"tensor": name}
     if isinstance(value, dict):
         items = [[key, _flatten(item, f"{path}.{key}", tensors)] for key, item in value.items()]
         return {"items": items}
@@ -256,13 +268,28 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
+def _load(generation: Generation, name: str) -> dict[str, Tensor]:
+    """The tensors of a file; nothing but safetensors is ever read.
+
+    Raises:
+        RdfiaError: the file is something else, though it matches its checksum.
+    """
+    try:
+        return safetensors.torch.load(generation.files[name])
+    except (SafetensorError, ValueError) as error:
+        raise RdfiaError(
+            f"'{generation.folder / name}' is no safetensors file: {error}",
+            "it was not written by rdfia: delete that checkpoint",
+        ) from None
+
+
 def load_weights(model: nn.Module, generation: Generation) -> Mapping[str, Tensor]:
     """Put the weights into the model and return the tensors of the input statistics.
 
     Raises:
         ComponentError: the weights are not those of this model.
     """
-    tensors = safetensors.torch.load(generation.files[MODEL])
+    tensors = _load(generation, MODEL)
     statistics = {
         name.removeprefix(STATISTICS): tensors.pop(name)
         for name in list(tensors)
@@ -283,9 +310,8 @@ def restore(state: TrainingState, generation: Generation) -> None:
     """Bring a freshly built state to where the generation was written."""
     device = state.progress.losses.device
     state.statistics = statistics_from(load_weights(state.model, generation)).to(device)
-    content = generation.files[STATE]
-    tensors = {name: t.clone() for name, t in safetensors.torch.load(content).items()}
-    plain = json.loads(_metadata(content)["tree"])
+    tensors = {name: t.clone() for name, t in _load(generation, STATE).items()}
+    plain = json.loads(_metadata(generation.files[STATE])["tree"])
     tree = {key: _unflatten(value, tensors) for key, value in plain.items()}
     state.optimizer.load_state_dict(tree["optimizer"])
     _match_layout(state.optimizer)

@@ -71,7 +71,7 @@ def measure(logits: Tensor, labels: Tensor) -> Measures:
         accuracy=simple.accuracy,
         top5=(top == labels[:, None]).any(1).double().mean().item(),
         calibration_error=expected_calibration_error(logits, labels),
-        per_class=(confusion.diagonal() / confusion.sum(1)).tolist(),
+        per_class=(confusion.diagonal().double() / confusion.sum(1)).tolist(),
         confusion=confusion.tolist(),
     )
 
