@@ -102,7 +102,8 @@ def fit_statistics(kind: str, train: Split) -> Statistics:
     around = mean.view(-1, *(1,) * (len(axes) - 1))
     squares = [((scale(chunk).double() - around) ** 2).sum(axes) for chunk in chunks]
     std = (torch.stack(squares).sum(0) / count).sqrt()
-    std = torch.where(std > 0, std, torch.ones_like(std)).view_as(around)
+    # A constant channel's deviation is the rounding of its sums, not quite 0.
+    std = torch.where(std > 1e-7 * mean.abs(), std, torch.ones_like(std)).view_as(around)
     return Statistics(around.float(), std.float())
 
 

@@ -42,7 +42,8 @@ def training_step(
     else:
         with arithmetic.autocast(batch.inputs.device):
             logits = model(batch.inputs)
-        loss = F.cross_entropy(logits.float(), batch.labels)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        loss = F.cross_entropy(wide, batch.labels)
         scaler.scale(loss).backward()
     scaler.step(optimizer)
     scaler.update()
