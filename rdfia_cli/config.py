@@ -455,12 +455,15 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
         elif parameter.default is signature.REQUIRED:
             raise UsageError(
                 f"{component.kind} '{spec.name}' needs {parameter.name} ({parameter.type})",
-                f"add --set {dotted}=VALUE",
+                f"write {spec.name}/NAME"
+                if parameter.name == registry.VARIANT
+                else f"add --set {dotted}=VALUE",
             )
         else:
             values[parameter.name] = parameter.default
         origins[dotted] = given.origin if given else "default"
-    return ComponentConfig(name=spec.reference, parameters=values)
+    reference = registry.shortest_reference(component, spec)
+    return ComponentConfig(name=reference, parameters=values)
 
 
 def _find(group: str, name: Given, head: str) -> registry.Component:
@@ -493,12 +496,16 @@ def spec_text(key: str, chosen: ComponentConfig) -> str:
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
 
 
+NEEDS_QUOTES = re.compile(r"""[][(){}"',]|^\s|\s$""")
+
+
 def _value_text(value: Any) -> str:
     if isinstance(value, bool | None):
         return str(value).lower()
-    if isinstance(value, list | tuple) or (isinstance(value, str) and "," in value):
+    if isinstance(value, list | tuple):
         return json.dumps(value, ensure_ascii=False)
-    return str(value)
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

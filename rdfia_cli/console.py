@@ -25,7 +25,11 @@ def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str,
     While it runs, stdout is stderr: what a library or a plugin prints never mixes with a result.
     """
     with contextlib.redirect_stdout(sys.stderr):
-        return command(flags) or 0
+        try:
+            return command(flags) or 0
+        except BrokenPipeError:  # here, since click would make it exit code 1
+            _discard_stdout()
+            return 0
 
 
 def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
@@ -37,9 +41,6 @@ def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
     """
     try:
         return command() or 0
-    except BrokenPipeError:
-        _discard_stdout()
-        return 0
     except KeyboardInterrupt:
         _say("interrupted")
         return _die_by(signal.SIGINT)

@@ -74,7 +74,7 @@ def evaluate(
     found, warnings = checkpoint.newest(folder / run.CHECKPOINTS)
     if found is None:
         raise RdfiaError(
-            "\n".join([*warnings, f"'{folder}' has no checkpoint to evaluate"]),
+            "; ".join([f"'{folder}' has no checkpoint to evaluate", *warnings]),
             f"train it first: rdfia train --config {folder / run.CONFIG} --out {folder}",
         )
     if not (folder / run.RESULT).exists():

@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ from rdfia_cli import signature
 from rdfia_cli.errors import ComponentError, RdfiaError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from rdfia_cli.spec import Spec
 
 GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets")
 OWN_DISTRIBUTION = "rdfia-cli"
 RECIPES = Path(__file__).parent / "recipes"
+VARIANT = "variant"
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
 
@@ -40,6 +41,7 @@ class Component:
         name: the name that a spec asks for.
         distribution: the distribution that provides it, and its version.
         module, attribute: where the builder stands.
+        variant: the member asked for of a family, such as resnet18 of `timm/resnet18`.
     """
 
     group: str
@@ -48,6 +50,7 @@ class Component:
     version: str
     module: str
     attribute: str
+    variant: str | None = None
 
     @property
     def kind(self) -> str:
@@ -127,35 +130,57 @@ def find(group: str, spec: Spec) -> Component:
     """The component that a spec names.
 
     The built-in keeps its name when a plugin claims it too; the plugin's is `name@distribution`.
+    `family/member` is the member of a family, a builder whose first keyword is `variant`.
 
     Raises:
         ComponentError: no component has that name, two plugins claim it, or the
             distribution asked for lacks it.
     """
-    kind = group.removesuffix("s")
     found = claimants(group, spec.name)
-    if not found:
+    if found:
+        return _choose(found, spec)
+    family, _, variant = spec.name.partition("/")
+    families = claimants(group, family) if variant else ()
+    if not families:
         raise ComponentError(
-            f"unknown {kind} '{spec.name}'",
+            f"unknown {group.removesuffix('s')} '{spec.name}'",
             nearest(spec.name, names(group), f"rdfia list {group}"),
         )
+    chosen = _choose(families, spec)
+    if next(iter(parameters(chosen).parameters), None) != VARIANT:
+        raise ComponentError(f"{chosen.address} is no family", f"write '{family}' alone")
+    return replace(chosen, variant=variant)
+
+
+def _choose(found: Sequence[Component], spec: Spec) -> Component:
+    """The one of several claimants of a name that a spec means."""
+    kind, name = found[0].kind, found[0].name
     if spec.distribution is not None:
         wanted = _normalised(spec.distribution)
         for component in found:
             if component.distribution == wanted:
                 return component
         raise ComponentError(
-            f"{kind} '{spec.name}' is not provided by '{spec.distribution}'",
+            f"{kind} '{name}' is not provided by '{spec.distribution}'",
             nearest(wanted, [component.distribution for component in found]),
         )
     first, *others = found
     if others and first.distribution != OWN_DISTRIBUTION:
         raise ComponentError(
-            f"{kind} '{spec.name}' is claimed by "
+            f"{kind} '{name}' is claimed by "
             + " and ".join(f"{c.distribution} {c.version}" for c in found),
             "say which: " + " or ".join(f"{spec.name}@{c.distribution}" for c in found),
         )
     return first
+
+
+def shortest_reference(component: Component, spec: Spec) -> str:
+    """The spec's name, with the distribution only where the name alone means another's."""
+    first, *others = claimants(component.group, component.name)
+    is_plain = first.distribution == component.distribution
+    if is_plain and (not others or first.distribution == OWN_DISTRIBUTION):
+        return spec.name
+    return f"{spec.name}@{component.distribution}"
 
 
 def parameters(component: Component) -> signature.Signature:
@@ -187,6 +212,8 @@ def source_parameters(component: Component) -> signature.Signature | None:
 
 def _without_supplied(component: Component, found: signature.Signature) -> signature.Signature:
     supplied = SUPPLIED.get(component.group, frozenset())
+    if component.variant is not None:
+        supplied |= {VARIANT}
     hyper = {name: p for name, p in found.parameters.items() if name not in supplied}
     return signature.Signature(found.description, hyper, found.open)
 
@@ -214,6 +241,8 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
         ComponentError: it fails, or does not fit what it is given.
     """
     builder = load(component)
+    if component.variant is not None:
+        keywords[VARIANT] = component.variant
     with naming(component, "cannot be built"):
         return builder(*arguments, **keywords)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import math
 import sys
 import types
 import typing
@@ -103,13 +104,13 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
         adapter = TypeAdapter[Any](annotation, config=ConfigDict(allow_inf_nan=False))
     except PydanticSchemaGenerationError:
         return value
+    candidates = [*_toml_literal(value), value] if text and "#" not in value else [value]
     if isinstance(value, str) and value.lower() == "none" and accepts_none(annotation):
         return None
-    candidates = [*_toml_literal(value), value] if text else [value]
     for candidate in candidates:
         for form in (_as_tuples(candidate), candidate, *_as_path(annotation, candidate)):
             try:
-                return adapter.validate_python(form, strict=True)
+                return _refuse_infinite(adapter.validate_python(form, strict=True))
             except ValidationError:
                 continue
     try:
@@ -117,6 +118,13 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise ValueError(reason.removeprefix("Value error, ").replace("Input", "it")) from None
+
+
+def _refuse_infinite(value: Any) -> Any:
+    """Where the type is Any, pydantic lets NaN pass, which equals not even itself."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("it should be a finite number")
+    return value
 
 
 def _toml_literal(text: str) -> Iterator[Any]:

@@ -107,6 +107,7 @@ class Splits:
         return InputSpec(tuple(self.train.inputs.shape[1:]), len(self.classes))
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """An `nn.Module` on a whole batch that is already on the device, a draw for each sample.
 
@@ -195,14 +196,15 @@ def split_outside_brackets(text: str) -> Iterator[str]:
     Raises:
         UsageError: a bracket or a quote is not closed.
     """
-    depth, quote, item = 0, "", ""
+    depth, quote, escaped, item = 0, "", False, ""
     for character in text:
         if character == "," and depth == 0 and not quote:
             yield item
             item = ""
             continue
         if quote:
-            quote = "" if character == quote else quote
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and quote == '"' and not escaped
         elif character in "\"'":
             quote = character
         else:

@@ -6,16 +6,18 @@ Training and evaluation build the same parts, so they stand here once.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from rdfia_cli import registry
-from rdfia_cli.config import ComponentConfig, RunConfig
+from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
 from rdfia_cli.errors import ComponentError
 from rdfia_cli.spec import (
     Augmentation,
@@ -29,6 +31,14 @@ from rdfia_cli.training import inputs
 from rdfia_cli.training.loop import Plan, TrainingState, begin
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
+
+RETURNS: Mapping[str, type] = {
+    "model": nn.Module,
+    "data": Splits,
+    "augment": Augmentation,
+    "optimizer": Optimizer,
+    "schedule": LRScheduler,
+}
 
 
 @dataclass(frozen=True)
@@ -85,15 +95,36 @@ def cache_folder() -> Path:
 
 
 def build_component(key: str, chosen: ComponentConfig, *arguments: Any, **supplied: Any) -> Any:
-    """Call the builder that a configuration names."""
-    group = {"data": "datasets", "augment": "augmentations"}.get(key, f"{key}s")
-    component = registry.find(group, parse_spec(chosen.name))
-    return registry.build(component, *arguments, **chosen.parameters, **supplied)
+    """Call the builder that a configuration names.
+
+    Raises:
+        ComponentError: it fails, or returns something else than its group's contract says.
+    """
+    component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
+    built = registry.build(component, *arguments, **chosen.parameters, **supplied)
+    expected = RETURNS[key]
+    if not isinstance(built, expected):
+        raise ComponentError(
+            f"{component.address} returns {type(built).__name__}, not {expected.__name__}",
+            "its builder breaks the contract of its group: see rdfia_cli/spec.py",
+        )
+    return built
 
 
 def load_splits(config: RunConfig) -> Splits:
-    """The dataset, with its validation split taken from train."""
+    """The dataset, with its validation split taken from train.
+
+    Raises:
+        ComponentError: the dataset's builder breaks its contract.
+    """
     splits: Splits = build_component("data", config.data, cache_folder())
+    for name in ("train", "validation", "test"):
+        split: Split | None = getattr(splits, name)
+        if split is not None and (flaw := inputs.find_flaw(split, splits.input)):
+            raise ComponentError(
+                f"the {name} split of dataset '{config.data.name}' {flaw}",
+                "its builder breaks the contract of a Split: see rdfia_cli/spec.py",
+            )
     return inputs.split_validation(splits, config.validation, config.split_seed)
 
 
@@ -109,14 +140,14 @@ def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
     """The model, initialised from the seed alone.
 
     Raises:
-        ComponentError: it is no module, or has nothing to train.
+        ComponentError: it has nothing to train.
     """
     seed_global_generators(derive_seed(config.seed, "initialisation"), torch.device("cpu"))
-    model = build_component("model", config.model, input)
-    if not isinstance(model, nn.Module) or not any(True for _ in model.parameters()):
+    model: nn.Module = build_component("model", config.model, input)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        component = registry.find("models", parse_spec(config.model.name))
         raise ComponentError(
-            f"model '{config.model.name}' is no nn.Module with parameters",
-            "its builder must return one",
+            f"{component.address} has no parameters to train", "its builder must return some"
         )
     return model
 

@@ -21,6 +21,20 @@ SHARE_OF_FREE_MEMORY = 0.25
 """A split that takes less than this share of a GPU's free memory lives there."""
 
 
+def find_flaw(split: Split, expected: InputSpec) -> str | None:
+    """What breaks the contract of a split, in words, or None."""
+    inputs, labels = split.inputs, split.labels
+    if len(inputs) != len(labels) or not len(labels):
+        return f"has {len(inputs)} inputs and {len(labels)} labels"
+    if tuple(inputs.shape[1:]) != expected.shape:
+        return f"has shape {tuple(inputs.shape[1:])}, but train has {expected.shape}"
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        return f"has labels of {labels.ndim} axes and type {labels.dtype}, not 1 and int64"
+    if labels.min() < 0 or labels.max() >= expected.classes:
+        return f"has labels outside 0 to {expected.classes - 1}"
+    return None
+
+
 def split_validation(splits: Splits, share: float, seed: int) -> Splits:
     """Take a validation split from train, the same share of each class, chosen by the seed.
 
