@@ -91,10 +91,18 @@ def _draw_decision(axes: Axes, decision: Mapping[str, Any]) -> None:
         lead = probabilities[..., label] - others
         if lead.min() < 0 < lead.max():
             axes.contour(axis, axis, lead, levels=[0], colors="black", linewidths=0.8)
-    for label, name in enumerate(decision["classes"]):
-        chosen = points[labels == label]
+    handles = [
         axes.scatter(
-            *chosen.T, s=12, color=colours[label], edgecolors="white", linewidths=0.5, label=name
+            *points[labels == label].T,
+            s=12,
+            color=colours[label],
+            edgecolors="white",
+            linewidths=0.5,
         )
+        for label in range(count)
+    ]
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="decision map and test points")
-    axes.legend(frameon=True, loc="upper right")
+    legend = axes.legend(handles, [str(label) for label in range(count)], loc="upper right")
+    for text, name in zip(legend.get_texts(), decision["classes"], strict=True):
+        # Set afterwards: a name is text, never a formula, and shown though it begins with "_".
+        text.set(text=name, parse_math=False)
