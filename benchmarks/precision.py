@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from rdfia_cli.config import ComponentConfig, Sources, resolve
+from rdfia_cli.config import ComponentConfig, resolve
+from rdfia_cli.sources import Sources
 from rdfia_cli.spec import Batch, InputSpec
 from rdfia_cli.training import assembly
 from rdfia_cli.training.precision import Arithmetic

@@ -1,10 +1,7 @@
-"""The configuration of a run: one strict model, and where each of its values came from.
+"""The configuration of a run: one strict model, checked before anything heavy is imported.
 
-Flags win over the environment, that over `--config` files (the last one first), those over a
-recipe, and that over the defaults. Every source is brought to one shape, a tree of `Given`
-values; the trees are merged; what comes out is checked against `RunConfig` and against the
-builders' signatures, so that a wrong key or value is refused, with its origin, before anything
-heavy is imported.
+What the sources say is held against `RunConfig` and against the builders' signatures, so that a
+wrong key or value is refused with its origin.
 """
 
 from __future__ import annotations
@@ -12,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,24 +18,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
+from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component_table, merge
 from rdfia_cli.spec import Count, Fraction, Size, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from pydantic.fields import FieldInfo
 
-ENVIRONMENT_PREFIX = "RDFIA_"
-ENVIRONMENT_OTHERS = frozenset({"RDFIA_CACHE", "RDFIA_TEST_DATA"})
-"""Environment variables that are no settings of a run."""
-
-COMPONENT_GROUPS: Mapping[str, str] = {
-    "model": "models",
-    "data": "datasets",
-    "optimizer": "optimizers",
-    "schedule": "schedules",
-    "augment": "augmentations",
-}
 PLACEMENT = frozenset({"out", "if_exists"})
 """Keys that say where a run goes, not what it computes: no part of its identity."""
 
@@ -134,34 +120,6 @@ class RunConfig(BaseModel):
         return tomli_w.dumps({**scalars, **tables})
 
 
-DEFAULT_COMPONENTS: Mapping[str, str] = {
-    "model": "cnn",
-    "data": "digits",
-    "optimizer": "sgd:momentum=0.9,weight_decay=0.003",
-    "schedule": "cosine:warmup=2",
-}
-"""What is used where no source names another; whoever names one gets the builder's own defaults."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """A value as a source gave it.
-
-    Attributes:
-        value: text from a flag or the environment, a typed value from TOML.
-        origin: the source in words, such as `--lr` or `file sgd.toml`.
-        text: whether the value is text still to be read.
-    """
-
-    value: Any
-    origin: str
-    text: bool = False
-
-
-Table = dict[str, Any]
-"""A tree of Given values: a component is a table with the key `name`, `augment` a list of them."""
-
-
 @dataclass(frozen=True)
 class Resolved:
     """A complete configuration and the origin of each value by its dotted key."""
@@ -184,25 +142,6 @@ class Resolved:
         return flat
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a command line gives.
-
-    Attributes:
-        flags: the value of each flag by config key; `lr` is `optimizer.lr`.
-        assignments: the `--set key=value` texts, in order.
-        files: the `--config` files, in order.
-        recipe: the name of a recipe, or None.
-        environment: the environment variables.
-    """
-
-    flags: Mapping[str, Any]
-    assignments: Sequence[str] = ()
-    files: Sequence[Path] = ()
-    recipe: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
 def resolve(sources: Sources) -> Resolved:
     """Merge all sources into one checked configuration.
 
@@ -210,182 +149,11 @@ def resolve(sources: Sources) -> Resolved:
         UsageError: an unknown key, a value that does not fit, a file that cannot be read.
         ComponentError: a component is missing or broken.
     """
-    recipes = [sources.recipe] if sources.recipe else []
-    layers = [
-        _read_defaults(),
-        *(_read_toml(registry.recipe_path(name), f"recipe {name}") for name in recipes),
-        *(_read_toml(path, f"file {path}") for path in sources.files),
-        _read_environment(sources.environment),
-        _read_flags(sources),
-        *(_read_assignment(text) for text in sources.assignments),
-    ]
-    return _check(_merge(layers))
-
-
-def _read_defaults() -> Table:
-    tree: Table = {}
-    for key, name in DEFAULT_COMPONENTS.items():
-        _assign(tree, key, Given(name, "default", text=True))
-    return tree
-
-
-def _read_toml(path: Path, origin: str) -> Table:
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except FileNotFoundError:
-        raise UsageError(f"config file '{path}' does not exist") from None
-    except OSError as error:
-        raise UsageError(f"cannot read config file '{path}': {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{origin} is not TOML: {error}") from None
-    tree: Table = {}
-    for key, value in content.items():
-        _assign(tree, key, Given(value, origin))
-    return tree
-
-
-def _read_environment(environment: Mapping[str, str]) -> Table:
-    tree: Table = {}
-    for variable in sorted(environment):
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in ENVIRONMENT_OTHERS:
-            continue
-        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-        _assign(tree, key, Given(environment[variable], f"environment {variable}", text=True))
-    return tree
-
-
-def _read_flags(sources: Sources) -> Table:
-    """The flags' tree; `--lr` wins over the rate in `--optimizer`, in either order."""
-    tree: Table = {}
-    for key, value in sources.flags.items():
-        if value is None or value in ([], ()):
-            continue
-        flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
-        _assign(tree, "optimizer.lr" if key == "lr" else key, Given(value, flag, text=True))
-    return tree
-
-
-def _read_assignment(text: str) -> Table:
-    """The tree of one `--set`: each lies over the ones before it and over the flags."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--set {text} is not key=value", "write --set optimizer.lr=0.1")
-    tree: Table = {}
-    _assign(tree, key.strip(), Given(value.strip(), f"--set {key.strip()}", text=True))
-    return tree
-
-
-def _assign(tree: Table, key: str, given: Given) -> None:
-    """Put a value at its dotted key; a component's spec or table becomes its own table.
-
-    Raises:
-        UsageError: the key is no setting.
-    """
-    head, _, rest = key.partition(".")
-    if head not in RunConfig.model_fields:
-        raise UsageError(
-            f"unknown setting '{key}' ({given.origin})", nearest(head, RunConfig.model_fields)
-        )
-    if head not in COMPONENT_GROUPS:
-        if rest:
-            raise UsageError(f"'{head}' has no part '{rest}' ({given.origin})", f"set {head} alone")
-        tree[head] = given
-    elif head == "augment":
-        _assign_augmentation(tree, rest, given)
-    elif rest:
-        tree[head] = {**tree.get(head, {}), rest: given}
-    else:
-        tree[head] = {**_component(head, given), **tree.get(head, {})}
-
-
-def _assign_augmentation(tree: Table, rest: str, given: Given) -> None:
-    """`augment` replaces the list; `augment.0.size` sets one value of the first of it."""
-    if not rest:
-        values = given.value if isinstance(given.value, list | tuple) else [given.value]
-        tree["augment"] = [_component("augment", replace(given, value=v)) for v in values]
-        return
-    index, _, key = rest.partition(".")
-    if not index.isdigit() or not key:
-        raise UsageError(
-            f"unknown setting 'augment.{rest}' ({given.origin})",
-            "augmentations are numbered from 0: augment.0.size",
-        )
-    tree[f"augment.{index}"] = {**tree.get(f"augment.{index}", {}), key: given}
-
-
-def _component(head: str, given: Given) -> Table:
-    """A spec text or a TOML table as a component's table."""
-    if isinstance(given.value, str):
-        spec = parse_spec(given.value)
-        values = {
-            key: Given(value, f"{given.origin} {spec.name}", text=True)
-            for key, value in spec.parameters.items()
-        }
-        return {"name": Given(spec.reference, given.origin), **values}
-    if isinstance(given.value, dict):
-        return {key: replace(given, value=value) for key, value in given.value.items()}
-    raise UsageError(
-        f"{head} is {given.value!r} ({given.origin}), not a component",
-        'write a name, a spec such as "sgd:lr=0.1", or a table with name = "sgd"',
-    )
-
-
-def _merge(layers: Sequence[Table]) -> Table:
-    """Lay the sources over one another, the last one on top."""
-    tree: Table = {}
-    for layer in layers:
-        tree.update({key: value for key, value in layer.items() if key not in COMPONENT_GROUPS})
-    for key in COMPONENT_GROUPS:
-        if key != "augment":
-            tree[key] = _merge_component([layer[key] for layer in layers if key in layer])
-    tree["augment"] = _merge_augmentations(layers)
-    return tree
-
-
-def _merge_component(tables: Sequence[Table]) -> Table:
-    """The uppermost name wins; a value given together with another name goes with that name.
-
-    The first table is the default's, which goes as soon as another one has a name.
-    """
-    named = [table for table in tables if "name" in table]
-    names = [table["name"].value for table in named]
-    merged: Table = {}
-    for table in tables[len(named) > 1 :]:
-        if "name" not in table or table["name"].value == names[-1]:
-            merged.update(table)
-    return merged
-
-
-def _merge_augmentations(layers: Sequence[Table]) -> list[Table]:
-    """The uppermost list wins; single values go under a list above them and over one below."""
-    top = max((level for level, layer in enumerate(layers) if "augment" in layer), default=0)
-    chosen = list(layers[top].get("augment", []))
-    for layer in reversed(layers[:top]):
-        for index, values in _refinements(layer):
-            _refine_augmentation(chosen, index, values, under=True)
-    for layer in layers[top:]:
-        for index, values in _refinements(layer):
-            _refine_augmentation(chosen, index, values, under=False)
-    return chosen
-
-
-def _refinements(layer: Table) -> list[tuple[int, Table]]:
-    return [(int(k.removeprefix("augment.")), layer[k]) for k in layer if k.startswith("augment.")]
-
-
-def _refine_augmentation(chosen: list[Table], index: int, values: Table, *, under: bool) -> None:
-    if index >= len(chosen):
-        origin = next(iter(values.values())).origin
-        raise UsageError(
-            f"there is no augmentation number {index} ({origin})",
-            f"{len(chosen)} are chosen, numbered from 0; add one with --augment NAME",
-        )
-    lower, upper = (values, chosen[index]) if under else (chosen[index], values)
-    chosen[index] = {**lower, **upper}
+    return _check(merge(sources))
 
 
 def _check(tree: Table) -> Resolved:
+    _refuse_unknown(tree)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for key, declared in RunConfig.model_fields.items():
@@ -404,16 +172,27 @@ def _check(tree: Table) -> Resolved:
     return Resolved(RunConfig(**values), origins)
 
 
+def _refuse_unknown(tree: Table) -> None:
+    """Refuse a key that no setting has; components' own keys are checked with the component."""
+    known = RunConfig.model_fields
+    for key, given in tree.items():
+        head, _, rest = key.partition(".")
+        if head not in known:
+            raise UsageError(f"unknown setting '{key}' ({given.origin})", nearest(head, known))
+        if rest:
+            raise UsageError(f"'{head}' has no part '{rest}' ({given.origin})", f"set {head} alone")
+
+
 def _check_scalar(key: str, field: FieldInfo, given: Given) -> Any:
     annotation: Any = field.annotation
     for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]
-    return _convert(key, annotation, given)
+    return _convert(key, signature.Parameter(key, annotation, signature.REQUIRED), given)
 
 
-def _convert(key: str, annotation: Any, given: Given) -> Any:
+def _convert(key: str, parameter: signature.Parameter, given: Given) -> Any:
     try:
-        return signature.convert(annotation, given.value, text=given.text)
+        return parameter.convert(given.value, text=given.text)
     except ValueError as error:
         raise UsageError(f"{key} = {given.value!r} ({given.origin}): {error}") from None
 
@@ -451,7 +230,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
         dotted = f"{key}.{parameter.name}"
         given = table.get(parameter.name)
         if given is not None:
-            values[parameter.name] = _convert(dotted, parameter.annotation, given)
+            values[parameter.name] = _convert(dotted, parameter, given)
         elif parameter.default is signature.REQUIRED:
             raise UsageError(
                 f"{component.kind} '{spec.name}' needs {parameter.name} ({parameter.type})",
@@ -460,7 +239,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
                 else f"add --set {dotted}=VALUE",
             )
         else:
-            values[parameter.name] = parameter.default
+            values[parameter.name] = parameter.usual
         origins[dotted] = given.origin if given else "default"
     reference = registry.shortest_reference(component, spec)
     return ComponentConfig(name=reference, parameters=values)
@@ -476,7 +255,7 @@ def _find(group: str, name: Given, head: str) -> registry.Component:
 
 def resolve_component(key: str, text: str, origin: str) -> ComponentConfig:
     """A component from its spec alone, such as the dataset of `rdfia eval --data`."""
-    return _check_component(key, key, _component(key, Given(text, origin, text=True)), {})
+    return _check_component(key, key, component_table(key, Given(text, origin, text=True)), {})
 
 
 def resolve_device(text: str, origin: str) -> str:
@@ -491,7 +270,7 @@ def spec_text(key: str, chosen: ComponentConfig) -> str:
     changed = [
         f"{name}={_value_text(value)}"
         for name, value in chosen.parameters.items()
-        if name not in known or value != known[name].default
+        if name not in known or value != known[name].usual
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
 

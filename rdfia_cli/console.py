@@ -8,15 +8,18 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rdfia_cli.errors import PreemptedError, RdfiaError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-INTERNAL_ERROR = 1
 INTERRUPTED = 130
+
+
+class ReaderGoneError(BrokenPipeError):
+    """Whoever read stdout has enough."""
 
 
 def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str, Any]) -> int:
@@ -24,12 +27,14 @@ def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str,
 
     While it runs, stdout is stderr: what a library or a plugin prints never mixes with a result.
     """
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
             return command(flags) or 0
-        except BrokenPipeError:  # here, since click would make it exit code 1
-            _discard_stdout()
-            return 0
+    except ReaderGoneError:
+        _discard_stdout()
+        return 0
+    except KeyboardInterrupt:  # here, since Typer would only return an exit code
+        return _interrupted()
 
 
 def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
@@ -42,11 +47,10 @@ def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
     try:
         return command() or 0
     except KeyboardInterrupt:
-        _say("interrupted")
-        return _die_by(signal.SIGINT)
+        return _interrupted()
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            _say(str(error))
+            say(str(error))
             return UsageError.exit_code
         if "--traceback" in arguments:
             import traceback
@@ -74,6 +78,11 @@ def explain(error: Exception) -> RdfiaError:
     if message is not None:
         fact = " ".join(message().split()).rstrip(".")
         return UsageError(fact[:1].lower() + fact[1:], "see rdfia --help")
+    if "does not have a deterministic implementation" in str(error):
+        return RdfiaError(
+            str(error).partition(". ")[0].partition(", but")[0],
+            "allow it with --set deterministic=false; a resumed run may then differ in last digits",
+        )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return RdfiaError("the memory is exhausted", "lower --batch-size")
     reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -94,6 +103,11 @@ def _explain_system_error(error: OSError) -> RdfiaError:
     return RdfiaError(f"{where}{what}", remedies.get(error.errno or 0, ""))
 
 
+def _interrupted() -> int:
+    say("interrupted")
+    return _die_by(signal.SIGINT)
+
+
 def _die_by(number: int) -> int:
     """End as an unhandled signal would, so that a shell's loop stops too."""
     sys.stderr.flush()
@@ -105,7 +119,7 @@ def _die_by(number: int) -> int:
 def report(error: RdfiaError, *, as_json: bool) -> None:
     """Say an error in two lines of stderr, and as an object on stdout where JSON is asked."""
     fact, remedy = (" ".join(text.splitlines()) for text in (error.fact, error.remedy))
-    _say(f"error: {fact}", *([remedy] if remedy else []))
+    say(f"error: {fact}", *([remedy] if remedy else []))
     if not as_json:
         return
     content = {
@@ -123,22 +137,23 @@ def report(error: RdfiaError, *, as_json: bool) -> None:
 
 def warn(text: str) -> None:
     """Say in one line of stderr what the user should know."""
-    _say(f"warning: {text}")
+    say(f"warning: {text}")
 
 
-def say(text: str) -> None:
-    """Say something that is no result."""
-    _say(text)
-
-
-def _say(*lines: str) -> None:
+def say(*lines: str) -> None:
+    """Say something that is no result, where there is a stderr to say it on."""
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return
     with contextlib.suppress(BrokenPipeError):
         print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def print_result(text: str) -> None:
     """Print a line of the result to the real stdout."""
-    print(text, file=sys.__stdout__, flush=True)
+    try:
+        print(text, file=sys.__stdout__, flush=True)
+    except BrokenPipeError:
+        raise ReaderGoneError from None
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -146,7 +161,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
     The line is ASCII, so that every stdout can take it: a path may hold bytes that are no UTF-8.
     """
-    print_result(json.dumps(_finite(content)))
+    print_result(json.dumps(_finite(content), default=str))
 
 
 def _finite(value: Any) -> Any:
@@ -161,7 +176,8 @@ def _finite(value: Any) -> Any:
 
 def on_terminal() -> bool:
     """Whether stderr is a terminal that can animate."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    stderr: TextIO | None = sys.stderr
+    return stderr is not None and stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def print_columns(rows: Iterable[Sequence[str]]) -> None:

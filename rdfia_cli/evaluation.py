@@ -17,6 +17,7 @@ from rdfia_cli.training import assembly, checkpoint, inputs
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import predict_split
 from rdfia_cli.training.metrics import Measures, measure
+from rdfia_cli.training.precision import choose_device
 from rdfia_cli.training.step import predict
 
 DECISION_GRID = 40
@@ -79,6 +80,9 @@ def evaluate(
         )
     if not (folder / run.RESULT).exists():
         warnings.append(f"the run is not finished: {found.manifest['epoch']} epochs are done")
+    if config.precision == "fp16" and choose_device(config.device).type != "cuda":
+        warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
+        config = config.model_copy(update={"precision": "fp32"})
     parts = assembly.assemble(config)
     statistics = inputs.statistics_from(checkpoint.load_weights(parts.model, found))
     if data is not None:
@@ -98,7 +102,7 @@ def evaluate(
         examples=len(labels),
         weights_sha256=found.manifest["files"][checkpoint.MODEL]["sha256"],
         epoch=found.manifest["epoch"],
-        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+        parameters=parts.parameters,
         seconds=seconds,
         precision=parts.arithmetic.precision,
         device=str(parts.device),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -103,9 +104,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._owner = os.getpid()
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: the loop looks at `signal` after each step."""
+        """The signal handler: the loop looks at `signal` after each step.
+
+        A second signal, or one to a forked child, does what it would have done without a handler.
+        """
+        if self.signal is not None or os.getpid() != self._owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.signal = number
 
 
@@ -128,22 +136,37 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
         RdfiaError: another process writes the folder, or the disk refuses.
     """
-    with run.claim(folder), _stop_requests() as stop:
+    with run.claim(folder):
+        # Another process may have been here between the first look at the folder and the lock.
+        place = run.look(config, folder)
+        if place.state == "finished":
+            yield Finished(folder, place.result)
+            return
         parts = assembly.assemble(config)
         state, plan = assembly.prepare(parts)
+        checkpoint.refuse_unsavable(state)
         yield from _warn_of_changes(folder, parts)
         _write_head(folder, parts)
-        with (
-            contextlib.closing(run.Log(folder / run.METRICS)) as metrics,
-            contextlib.closing(run.Log(folder / run.TIMINGS)) as timings,
-        ):
-            logs = {run.METRICS: metrics, run.TIMINGS: timings}
-            yield from _restore(folder, state, logs)
-            yield _started(folder, parts, plan, state)
-            yield from _train(folder, state, plan, config, logs, stop)
-        _write_decision_map(folder, parts, state)
-        yield Fitted(folder)
-        yield _finish(folder, parts, state, plan)
+        with _stop_requests() as stop:
+            with _logs(folder) as logs:
+                yield from _restore(folder, state, logs)
+                yield _started(folder, parts, plan, state)
+                yield from _train(folder, state, plan, config, logs, stop)
+            _write_decision_map(folder, parts, state)
+            yield Fitted(folder)
+            yield _finish(folder, parts, state, plan)
+
+
+@contextlib.contextmanager
+def _logs(folder: Path) -> Generator[Mapping[str, run.Log]]:
+    """The logs that grow while a run trains; their names are durable before a checkpoint is."""
+    with contextlib.ExitStack() as stack:
+        logs = {
+            name: stack.enter_context(contextlib.closing(run.Log(folder / name)))
+            for name in (run.METRICS, run.TIMINGS)
+        }
+        run.flush_folder(folder)
+        yield logs
 
 
 @contextlib.contextmanager
@@ -194,7 +217,7 @@ def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
         return
     before = json.loads((folder / run.ENVIRONMENT).read_bytes())
     now = {**run.describe_environment(), **_hardware(parts)}
-    for key in ("device_name", "threads", "precision", "versions"):
+    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
         if before.get(key) != now[key]:
             yield Warned(
                 f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
@@ -223,15 +246,10 @@ def _started(folder: Path, parts: Assembly, plan: Plan, state: TrainingState) ->
         epochs=plan.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         epochs_done=state.progress.epoch,
-        parameters=count_parameters(parts),
+        parameters=parts.parameters,
         precision=parts.arithmetic.precision,
         device=str(parts.device),
     )
-
-
-def count_parameters(parts: Assembly) -> int:
-    """The parameters of the model, shared ones once."""
-    return sum(parameter.numel() for parameter in parts.model.parameters())
 
 
 def _train(
@@ -317,7 +335,7 @@ def describe_result(
         "data": spec_text("data", config.data),
         "seed": config.seed,
         "epochs": progress.epoch,
-        "parameters": count_parameters(parts),
+        "parameters": parts.parameters,
         "train": epochs[-1]["train"],
         "validation": epochs[-1].get("validation"),
         "test": {"loss": test.loss, "accuracy": test.accuracy, "top5": test.top5},

@@ -215,6 +215,10 @@ def _without_supplied(component: Component, found: signature.Signature) -> signa
     if component.variant is not None:
         supplied |= {VARIANT}
     hyper = {name: p for name, p in found.parameters.items() if name not in supplied}
+    if "name" in hyper:
+        raise _broken(
+            component, "a hyper-parameter cannot be called 'name': that is the component's"
+        )
     return signature.Signature(found.description, hyper, found.open)
 
 

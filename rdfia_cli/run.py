@@ -8,6 +8,7 @@ it there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import registry
-from rdfia_cli.config import RunConfig, Sources, differences, resolve
+from rdfia_cli.config import RunConfig, differences, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -63,7 +65,7 @@ def flush_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as indented JSON, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 class Log:
@@ -74,7 +76,7 @@ class Log:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one object as one line."""
-        self._file.write((json.dumps(line) + "\n").encode())
+        self._file.write((json.dumps(line, allow_nan=False) + "\n").encode())
         self._file.flush()
 
     def flush(self) -> int:
@@ -141,9 +143,20 @@ def place(config: RunConfig) -> Place:
     folder = config.folder
     if config.if_exists == "new":
         return Place(_free_name(folder), "absent")
+    return look(config, folder)
+
+
+def look(config: RunConfig, folder: Path) -> Place:
+    """What is in a folder, as seen by a configuration that wants to go there.
+
+    Raises:
+        UsageError: the folder is in the way, as in `place`.
+    """
     state = _state(folder)
     if state == "absent":
         return Place(folder, state)
+    if config.if_exists == "new":
+        raise UsageError(f"another process just took '{folder}'", "run the same command again")
     if config.if_exists == "error":
         raise UsageError(
             f"'{folder}' holds a run already", "choose another --out, or --if-exists resume or new"
@@ -239,10 +252,11 @@ def _lock(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: a forked child would hold that lock after this process is gone.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise RdfiaError(
                 f"another process is writing '{path.parent}'",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import math
 import sys
 import types
@@ -78,7 +79,21 @@ class Parameter:
         Raises:
             ValueError: the value does not fit; the message is the short reason.
         """
-        return convert(self.annotation, value, text=text)
+        annotation = self.annotation
+        if self.default is None and not accepts_none(annotation):
+            annotation = annotation | None
+        try:
+            return convert(annotation, value, text=text)
+        except ValueError:
+            # An odd default, such as infinity, may be said aloud.
+            if type(value) is type(self.default) and value == self.default:
+                return value
+            raise
+
+    @property
+    def usual(self) -> Any:
+        """The default in the parameter's type, so that 1 for a float is 1.0."""
+        return self.convert(self.default, text=False)
 
 
 @dataclass(frozen=True)
@@ -104,15 +119,16 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
         adapter = TypeAdapter[Any](annotation, config=ConfigDict(allow_inf_nan=False))
     except PydanticSchemaGenerationError:
         return value
-    candidates = [*_toml_literal(value), value] if text and "#" not in value else [value]
+    candidates = [*_toml_literal(value), value] if text else [value]
     if isinstance(value, str) and value.lower() == "none" and accepts_none(annotation):
         return None
     for candidate in candidates:
-        for form in (_as_tuples(candidate), candidate, *_as_path(annotation, candidate)):
-            try:
-                return _refuse_infinite(adapter.validate_python(form, strict=True))
-            except ValidationError:
-                continue
+        # JSON has the types of TOML: strict there, a list may be a tuple and a text a path.
+        content = json.dumps(candidate, default=str)
+        try:
+            return _refuse_infinite(adapter.validate_json(content, strict=True))
+        except ValidationError:
+            continue
     try:
         return adapter.validate_python(value, strict=not text)
     except ValidationError as error:
@@ -130,6 +146,9 @@ def _refuse_infinite(value: Any) -> Any:
 def _toml_literal(text: str) -> Iterator[Any]:
     import tomllib
 
+    # TOML would drop what follows a hash as a comment.
+    if "#" in text and text[:1] not in ('"', "'", "[", "{"):
+        return
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -138,20 +157,9 @@ def _toml_literal(text: str) -> Iterator[Any]:
         yield found["value"]
 
 
-def _as_tuples(value: Any) -> Any:
-    """TOML has lists only; a strict tuple type would refuse them."""
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _as_path(annotation: Any, value: Any) -> Iterator[Path]:
-    """TOML has no paths: where one is asked for, text is one."""
-    if isinstance(value, str) and Path in (annotation, *typing.get_args(annotation)):
-        yield Path(value)
-
-
 def accepts_none(annotation: Any) -> bool:
     """Whether None is a value of the type."""
-    return annotation in (None, type(None)) or any(
+    return annotation in (None, type(None), Any) or any(
         accepts_none(argument)
         for argument in typing.get_args(annotation)
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)

@@ -15,16 +15,15 @@ from rdfia_cli import registry
 from rdfia_cli.app import app
 from rdfia_cli.commands.train import OUTPUT_FLAGS, SOURCE_FLAGS, sources
 from rdfia_cli.config import (
-    ENVIRONMENT_OTHERS,
     Resolved,
     RunConfig,
-    Sources,
     resolve,
     resolve_component,
     resolve_device,
     spec_text,
 )
 from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.sources import ENVIRONMENT_OTHERS, Sources
 
 TRAIN = typer.main.get_command(app).commands["train"]
 SETTING_FLAGS = {p.name: p for p in TRAIN.params if p.name not in OUTPUT_FLAGS | SOURCE_FLAGS}

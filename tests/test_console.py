@@ -112,7 +112,7 @@ def test_an_error_without_a_remedy_is_one_line(fail):
 def test_no_text_makes_an_error_longer_than_two_lines(fact, remedy):
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console, "_say", lambda *lines: told.extend(lines))
+        patch.setattr(console, "say", lambda *lines: told.extend(lines))
         console.report(UsageError(fact, remedy), as_json=False)
     assert len("\n".join(told).splitlines()) <= 2
 

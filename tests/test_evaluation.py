@@ -15,10 +15,11 @@ from safetensors.numpy import load_file
 from sklearn.datasets import make_circles
 
 from rdfia_cli import run
-from rdfia_cli.config import Sources, resolve, resolve_component
+from rdfia_cli.config import resolve, resolve_component
 from rdfia_cli.errors import ComponentError, RdfiaError
 from rdfia_cli.evaluation import Evaluation, evaluate
 from rdfia_cli.experiment import run_experiment
+from rdfia_cli.sources import Sources
 from rdfia_cli.training.assembly import load_splits
 from rdfia_cli.training.metrics import measure
 

@@ -57,7 +57,8 @@ loop.training_step = step
 """
 KILL_AT_EACH_OPERATION = """
 import os, pathlib, shutil, signal, torch
-from rdfia_cli.config import Sources, resolve
+from rdfia_cli.config import resolve
+from rdfia_cli.sources import Sources
 from rdfia_cli.experiment import run_experiment
 from rdfia_cli.run import place
 torch.set_num_threads(1)

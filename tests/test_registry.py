@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rdfia_cli import config, registry
 from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.sources import Sources
 from rdfia_cli.spec import Spec, parse_spec
 
 PLAIN = """
@@ -332,7 +333,7 @@ def test_a_plugin_that_takes_any_keyword_gets_it_as_a_typed_value(install, rdfia
     install("loose", source, "[rdfia.models]\nloose = {module}:build\n")
     outcome = rdfia("train", "loose:rate=0.5,deep=true,word=x", *ON_DIGITS)
     assert "[('deep', True), ('rate', 0.5), ('word', 'x')]" in outcome.json["message"]
-    resolved = config.resolve(config.Sources({"model": "loose:rate=0.5"}))
+    resolved = config.resolve(Sources({"model": "loose:rate=0.5"}))
     assert set(resolved.values()) == set(resolved.origins)
 
 
@@ -356,7 +357,7 @@ TYPED = """
 
 def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(install, tmp_path):
     install("typed", TYPED, "[rdfia.models]\ntyped = {module}:build\n")
-    defaults = config.resolve(config.Sources({"model": "typed"})).config
+    defaults = config.resolve(Sources({"model": "typed"})).config
     file = tmp_path / "config.toml"
 
     @settings(max_examples=60)
@@ -370,9 +371,9 @@ def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(instal
     def check(**parameters: object) -> None:
         model = config.ComponentConfig(name="typed", parameters=parameters)
         file.write_text(defaults.model_copy(update={"model": model}).to_toml(), encoding="utf-8")
-        assert config.resolve(config.Sources({}, files=[file])).config.model == model
+        assert config.resolve(Sources({}, files=[file])).config.model == model
         text = config.spec_text("model", model)
-        assert config.resolve(config.Sources({"model": text})).config.model == model
+        assert config.resolve(Sources({"model": text})).config.model == model
 
     check()
 

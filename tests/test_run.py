@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from rdfia_cli import run
-from rdfia_cli.config import RunConfig, Sources, resolve
+from rdfia_cli.config import RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.sources import Sources
 
 LIMIT = 4096
 HOLD_A_CLAIM = """
@@ -279,10 +280,51 @@ def claim_once(folder: Path) -> None:
         pass
 
 
+CLAIM_ONCE = """
+import sys
+from pathlib import Path
+from rdfia_cli import errors, run
+try:
+    with run.claim(Path(sys.argv[1])):
+        print("claimed")
+except errors.RdfiaError as error:
+    print(error.fact)
+"""
+
+
+def claim_from_another_process(folder: Path) -> str:
+    """What another process is told that claims the folder."""
+    command = [sys.executable, "-c", CLAIM_ONCE, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_the_claim_ends_with_its_block_and_can_be_taken_again(tmp_path: Path):
+    folder = tmp_path / "run"
     for _ in range(2):
-        with run.claim(tmp_path / "run"), pytest.raises(RdfiaError, match="another process"):
-            claim_once(tmp_path / "run")
+        with run.claim(folder):
+            assert claim_from_another_process(folder).startswith("another process is writing")
+        assert claim_from_another_process(folder) == "claimed\n"
+
+
+def test_a_forked_child_that_outlives_the_process_does_not_keep_the_claim(tmp_path: Path):
+    program = (
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom rdfia_cli import run\n"
+        "with run.claim(Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if not child: time.sleep(60)\n"
+        "    print(child, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    try:
+        assert holder.wait() == -signal.SIGKILL
+        assert claim_from_another_process(tmp_path / "run") == "claimed\n"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
 
 
 def test_a_lock_file_that_nobody_holds_does_not_hinder(tmp_path: Path):
@@ -319,7 +361,7 @@ def test_a_claimed_folder_that_became_a_run_stays(tmp_path: Path):
 
 def test_a_lock_on_a_removed_file_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The first process removes its unused folder just when the second has opened the lock."""
-    real, calls = fcntl.flock, []
+    real, calls = fcntl.lockf, []
 
     def remove_then_lock(descriptor: int, operation: int) -> None:
         if not calls:
@@ -327,12 +369,11 @@ def test_a_lock_on_a_removed_file_is_no_claim(tmp_path: Path, monkeypatch: pytes
         calls.append(descriptor)
         real(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", remove_then_lock)
+    monkeypatch.setattr(fcntl, "lockf", remove_then_lock)
     with run.claim(tmp_path / "run"):
         assert len(calls) == 2
-        monkeypatch.undo()
-        with pytest.raises(RdfiaError, match="another process"):
-            claim_once(tmp_path / "run")
+        told = claim_from_another_process(tmp_path / "run")
+        assert told.startswith("another process is writing")
 
 
 # environment

@@ -11,9 +11,15 @@ from rdfia_cli import console
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rdfia_cli.config import Resolved, RunConfig, Sources
+    from rdfia_cli.config import Resolved, RunConfig
+    from rdfia_cli.sources import Sources
 
 OUTPUT_FLAGS = frozenset({"dry_run", "json", "quiet", "traceback"})
+RESULT_FIELDS = (
+    *("model", "data", "seed", "epochs", "parameters", "train", "validation", "test", "best"),
+    *("seconds", "images_per_second", "precision", "device", "weights_sha256"),
+)
+"""What a finished run's result has besides its place; null where the run is left unfinished."""
 SOURCE_FLAGS = frozenset({"set", "config", "recipe"})
 
 
@@ -33,7 +39,13 @@ def run(flags: Mapping[str, Any]) -> None:
             console.say(f"'{place.folder}' is finished; --if-exists new trains again")
         result = place.result
     elif place.state == "unfinished" and config.if_exists == "skip":
-        result = {"schema": "rdfia.result/1", "run": str(place.folder), "state": "unfinished"}
+        result = {
+            **dict.fromkeys(RESULT_FIELDS),
+            "schema": "rdfia.result/1",
+            "command": "train",
+            "run": str(place.folder),
+            "state": "unfinished",
+        }
     else:
         result = _train(config, place.folder, quiet=flags["quiet"])
     _print_result(result, flags)
@@ -41,7 +53,7 @@ def run(flags: Mapping[str, Any]) -> None:
 
 def sources(flags: Mapping[str, Any]) -> Sources:
     """The settings that a command line gives, by their source."""
-    from rdfia_cli.config import Sources
+    from rdfia_cli.sources import Sources
 
     return Sources(
         flags={k: v for k, v in flags.items() if k not in OUTPUT_FLAGS | SOURCE_FLAGS},
@@ -73,7 +85,7 @@ def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
     if flags["json"]:
         console.print_json(result)
         return
-    if "test" not in result:
+    if result["test"] is None:
         console.say(f"'{result['run']}' is unfinished, and left as it is")
         return
     console.print_table(

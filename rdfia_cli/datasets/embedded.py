@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge
 from sklearn.datasets import load_digits, make_circles
 
+from rdfia_cli.errors import UsageError
 from rdfia_cli.spec import Split, Splits
 
 if TYPE_CHECKING:
@@ -59,10 +60,19 @@ def digits(root: Path, *, test_every: Annotated[int, Ge(2)] = 5) -> Splits:
     Args:
         root: unused: the digits come with scikit-learn.
         test_every: one in this many of each class is for the test.
+
+    Raises:
+        UsageError: a class has fewer images than that.
     """
     pixels, target = load_digits(return_X_y=True)
     images = torch.from_numpy(np.asarray(pixels / DIGITS_MAXIMUM, np.float32)).view(-1, 1, 8, 8)
     labels = torch.from_numpy(np.asarray(target, np.int64))
+    fewest = int(torch.bincount(labels).min())
+    if test_every > fewest:
+        raise UsageError(
+            f"data.test_every = {test_every} leaves no test: a class has {fewest} images",
+            f"choose {fewest} or less",
+        )
     in_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(DIGITS_CLASSES):
         in_test[torch.nonzero(labels == label).flatten()[test_every - 1 :: test_every]] = True

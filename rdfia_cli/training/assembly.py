@@ -5,6 +5,7 @@ Training and evaluation build the same parts, so they stand here once.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -62,6 +64,11 @@ class Assembly:
     model: nn.Module
     device: torch.device
     arithmetic: Arithmetic
+
+    @property
+    def parameters(self) -> int:
+        """The parameters of the model, shared ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def split(self, name: str) -> Split:
         """One of the splits by name.
@@ -117,6 +124,7 @@ def load_splits(config: RunConfig) -> Splits:
     Raises:
         ComponentError: the dataset's builder breaks its contract.
     """
+    seed_global_generators(derive_seed(0, "dataset"), torch.device("cpu"))
     splits: Splits = build_component("data", config.data, cache_folder())
     for name in ("train", "validation", "test"):
         split: Split | None = getattr(splits, name)
@@ -155,8 +163,7 @@ def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
 def assemble(config: RunConfig) -> Assembly:
     """Build what training and evaluation share."""
     device = choose_device(config.device)
-    if config.deterministic:
-        _use_deterministic_kernels()
+    _use_deterministic_kernels(config.deterministic)
     splits = load_splits(config)
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
@@ -169,7 +176,7 @@ def assemble(config: RunConfig) -> Assembly:
     return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _refuse_wrong_logits(
     model: nn.Module, config: RunConfig, input: InputSpec, device: torch.device
 ) -> None:
@@ -178,22 +185,45 @@ def _refuse_wrong_logits(
     model.eval()
     with registry.naming(component, f"fails on inputs of shape {input.shape}"):
         logits = model(torch.zeros(2, *input.shape, device=device))
-    if tuple(logits.shape) != (2, input.classes):
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (2, input.classes):
         raise ComponentError(
-            f"{component.address} returns {tuple(logits.shape)} for 2 examples of {input.classes} "
+            f"{component.address} returns {shape} for 2 examples of {input.classes} "
             f"classes, not (2, {input.classes})",
             "a model must return logits (batch, classes)",
         )
 
 
-def _use_deterministic_kernels() -> None:
+def _use_deterministic_kernels(wanted: bool) -> None:
     # cuBLAS reads this when it starts: without it some matrix products vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch.use_deterministic_algorithms would import the compiler, which takes as long as torch.
-    torch._C._set_deterministic_algorithms(True, warn_only=False)  # pyright: ignore
+    torch._C._set_deterministic_algorithms(wanted, warn_only=False)  # pyright: ignore
     # Filling fresh memory only guards against code that reads it before it writes it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def _refuse_lonely_example(assembly: Assembly, plan: Plan) -> None:
+    """Batch normalisation cannot train on a single value a channel; find that out at once.
+
+    Raises:
+        ComponentError: the epoch's last batch has one example, on which the model fails.
+    """
+    examples, size = len(assembly.splits.train), plan.batch_size
+    normalised = any(isinstance(module, _BatchNorm) for module in assembly.model.modules())
+    if not normalised or (examples - 1) % size:
+        return
+    try:
+        copy.deepcopy(assembly.model).train()(
+            torch.zeros(1, *assembly.input.shape, device=assembly.device)
+        )
+    except ValueError as error:
+        raise ComponentError(
+            f"{examples} examples in batches of {size} leave one alone, on which batch "
+            f"normalisation fails: {error}",
+            "choose another --batch-size",
+        ) from None
 
 
 def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
@@ -217,6 +247,7 @@ def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
         seed=config.seed,
         arithmetic=assembly.arithmetic,
     )
+    _refuse_lonely_example(assembly, plan)
     optimizer = build_component("optimizer", config.optimizer, model)
     schedule = build_component(
         "schedule",

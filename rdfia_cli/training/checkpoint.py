@@ -74,6 +74,16 @@ class Rhythm:
         self._last, self._cost = time.monotonic(), cost
 
 
+def refuse_unsavable(state: TrainingState) -> None:
+    """Find out before the first step that a model or an optimizer cannot be saved.
+
+    Raises:
+        ComponentError: its state is not made of tensors, numbers and text.
+    """
+    encode_weights(state)
+    encode_state(state)
+
+
 def save(folder: Path, state: TrainingState, logs: Mapping[str, int]) -> str:
     """Write a new generation, verify it, remove the ones that it makes superfluous.
 
@@ -123,6 +133,7 @@ def _write_generation(final: Path, files: Mapping[str, bytes], manifest: Mapping
         shutil.rmtree(partial, ignore_errors=True)
         raise
     run.flush_folder(final.parent)
+    run.flush_folder(final.parent.parent)
     if isinstance(read(final), str):
         raise RdfiaError(
             f"the checkpoint '{final}' reads back otherwise than it was written",
@@ -140,8 +151,8 @@ def _remove_older(folder: Path, newest: Path) -> None:
     for old in generations(folder)[GENERATIONS_KEPT:]:
         if old != newest:
             shutil.rmtree(old, ignore_errors=True)
-    for partial in folder.glob(".*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for leftover in (*folder.glob(".*.partial"), *folder.glob(".*.damaged")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def generations(folder: Path) -> list[Path]:
@@ -167,7 +178,7 @@ def read(folder: Path) -> Generation | str:
                 return f"{name} does not match its checksum"
         if not {"epoch", "step", "logs"} <= manifest.keys():
             return f"{MANIFEST} is incomplete"
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         return f"{Path(error.filename or folder).name}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
@@ -191,11 +202,16 @@ def newest(folder: Path) -> tuple[Generation | None, list[str]]:
 
 
 def discard_newer(folder: Path, sound: Generation | None) -> None:
-    """Remove the damaged generations above the one that a run goes on from."""
+    """Put aside the damaged generations above the one that a run goes on from.
+
+    They are removed once a newer one is verified.
+    """
     for path in generations(folder):
         if sound is not None and path == sound.folder:
             return
-        shutil.rmtree(path)
+        aside = path.with_name(f".{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.replace(aside)
 
 
 def encode_weights(state: TrainingState) -> bytes:

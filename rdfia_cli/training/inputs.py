@@ -16,6 +16,8 @@ from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split, Splits
 from rdfia_cli.training.randomness import derive_seed
 
 EVALUATION_BATCH = 1024
+EVALUATION_VALUES = 2**25
+"""Input values in a batch of evaluation at most: 128 MiB in fp32."""
 STATISTICS_CHUNK = 8192
 SHARE_OF_FREE_MEMORY = 0.25
 """A split that takes less than this share of a GPU's free memory lives there."""
@@ -164,7 +166,9 @@ class Pipeline:
         """The whole split in order, through the augmentations' deterministic counterparts."""
         counterparts = [a.evaluation for a in self.augmentations if a.evaluation is not None]
         unused = torch.Generator(self.device)
-        for indices in torch.arange(len(self.split)).split(EVALUATION_BATCH):
+        values = self.split.inputs[0].numel()
+        size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
+        for indices in torch.arange(len(self.split)).split(size):
             batch = self._take(indices.to(self.split.inputs.device))
             for counterpart in counterparts:
                 batch = counterpart(batch, unused)

@@ -6,6 +6,7 @@ started from the saved state goes on with the same bits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rdfia_cli.training.precision import Arithmetic
 from rdfia_cli.training.randomness import derive_seed, draw_order, seed_global_generators
 from rdfia_cli.training.step import predict, training_step
 
+REMEDY = "lower --lr, or warm up with --set schedule.warmup=1"
 STEPS_BETWEEN_LOSS_CHECKS = 100
 """How long a diverged run may go on unnoticed on a GPU, where reading the loss waits."""
 
@@ -186,6 +188,11 @@ def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
         name: score(*predict_split(state.model, pipeline, plan.arithmetic))
         for name, pipeline in plan.evaluations.items()
     }
+    for name, found in evaluations.items():
+        if not math.isfinite(found.loss):
+            raise DivergedError(
+                f"the {name} loss became {found.loss} after epoch {progress.epoch + 1}", REMEDY
+            )
     evaluation_seconds = time.perf_counter() - clock
     progress.epoch += 1
     progress.step, progress.seconds = 0, 0.0
@@ -224,8 +231,7 @@ def refuse_divergence(state: TrainingState) -> None:
         first = int(finite.logical_not().nonzero()[0].item())
         value = progress.losses[first].item()
         raise DivergedError(
-            f"the loss became {value} in epoch {progress.epoch + 1}, step {first + 1}",
-            "lower --lr, or warm up with --set schedule.warmup=1",
+            f"the loss became {value} in epoch {progress.epoch + 1}, step {first + 1}", REMEDY
         )
 
 
@@ -235,11 +241,11 @@ def refuse_infinite_weights(state: TrainingState) -> None:
     Raises:
         DivergedError: naming the parameter.
     """
-    for name, parameter in state.model.named_parameters():
-        if not parameter.isfinite().all():
+    for name, tensor in state.model.state_dict().items():
+        if not tensor.isfinite().all():
             raise DivergedError(
                 f"the weights '{name}' became NaN or infinite in epoch {state.progress.epoch + 1}",
-                "lower --lr, or warm up with --set schedule.warmup=1",
+                REMEDY,
             )
 
 

@@ -7,8 +7,10 @@ generator is seeded anew from a hash of what the draw is for.
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ def derive_seed(seed: int, purpose: str, epoch: int = 0, step: int = 0) -> int:
 
 
 def seed_global_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators that layers such as dropout draw from."""
+    """Seed the generators that layers such as dropout, and plugins, may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rdfia_cli.errors import ComponentError
 from rdfia_cli.spec import Batch, HandDifferentiated
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def training_step(
     else:
         with arithmetic.autocast(batch.inputs.device):
             logits = model(batch.inputs)
+        if not isinstance(logits, Tensor):
+            raise ComponentError(
+                f"the model returns {type(logits).__name__} in training mode, not logits",
+                "a model must return one tensor (batch, classes)",
+            )
         wide = logits if logits.dtype == torch.float64 else logits.float()
         loss = F.cross_entropy(wide, batch.labels)
         scaler.scale(loss).backward()
@@ -50,7 +56,7 @@ def training_step(
     return loss.detach(), logits.detach()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(model: nn.Module, batch: Batch, arithmetic: Arithmetic) -> Tensor:
     """The logits (B, classes) float32 of a model in evaluation mode."""
     with arithmetic.autocast(batch.inputs.device):

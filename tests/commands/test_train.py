@@ -19,7 +19,8 @@ import torch
 
 from rdfia_cli import console
 from rdfia_cli.app import app
-from rdfia_cli.config import Sources, resolve
+from rdfia_cli.config import resolve
+from rdfia_cli.sources import Sources
 
 FIELDS = {
     *("schema", "command", "run", "model", "data", "seed", "epochs", "parameters"),
