@@ -39,7 +39,9 @@ def _check_device(name: str) -> str:
 class ComponentConfig(BaseModel):
     """A component and the values of all its hyper-parameters."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", ser_json_inf_nan="constants"
+    )
 
     name: str
     parameters: dict[str, Any] = {}

@@ -541,3 +541,14 @@ def test_the_command_line_hands_over_every_source(monkeypatch):
 def test_every_recipe_resolves_and_says_what_it_is_for(name):
     assert resolve(Sources({}, recipe=name)).config.epochs > 0
     assert registry.recipe_path(name).read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("given", ["[]", '["horizontal_flip"]', '["random_crop:size=6"]'])
+def test_a_toml_array_in_text_replaces_the_augmentations(given, tmp_path):
+    import tomllib
+
+    names = [text.partition(":")[0] for text in tomllib.loads(f"v = {given}")["v"]]
+    below = {"augment": ["random_crop:size=5", "horizontal_flip"]}
+    by_set = resolve(Sources(below, assignments=[f"augment={given}"])).config
+    by_environment = resolve(Sources({}, environment={"RDFIA_AUGMENT": given})).config
+    assert [c.name for c in by_set.augment] == [c.name for c in by_environment.augment] == names

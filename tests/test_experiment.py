@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,12 +12,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from rdfia_cli.config import RunConfig, resolve
+from rdfia_cli.errors import UsageError
+from rdfia_cli.experiment import Finished, run_experiment
+from rdfia_cli.run import place
+from rdfia_cli.sources import Sources
 
 CNN = (
     *("cnn:batch_norm=true,dropout=0.3", "--data", "digits", "--epochs", "6"),
@@ -547,3 +554,49 @@ def test_logging_more_often_does_not_change_a_bit_of_the_weights(
     epochs, all_lines = one.bytes["metrics"].splitlines(), other.bytes["metrics"].splitlines()
     assert epochs == [line for line in all_lines if b'"step"' not in line]
     assert len(all_lines) == len(epochs) + 12
+
+
+def test_what_another_process_finished_before_the_lock_is_not_taken_for_ones_own(tmp_path: Path):
+    ours, theirs = (
+        resolve(
+            Sources({"model": "mlp", "data": "circles", "epochs": "1", "seed": seed, "out": "run"})
+        ).config
+        for seed in ("1", "2")
+    )
+    folder = place(ours).folder
+    finish(theirs, folder)
+    with pytest.raises(UsageError, match="holds another run: seed is 2 there and 1 here"):
+        finish(ours, folder)
+    before = (folder / "result.json").read_bytes()
+    assert finish(theirs, folder)["seed"] == 2
+    assert (folder / "result.json").read_bytes() == before
+
+
+def finish(config: RunConfig, folder: Path) -> Mapping[str, Any]:
+    """The result of a run, trained here or found."""
+    *_, last = run_experiment(config, folder)
+    assert isinstance(last, Finished)
+    return last.result
+
+
+def test_a_passing_read_error_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = resolve(
+        Sources({"model": "mlp", "data": "circles", "epochs": "2", "out": "run"})
+    ).config
+    result = finish(config, Path("run"))
+    (Path("run") / "result.json").unlink()
+    before = sorted(Path("run/checkpoints").rglob("*"))
+    real = Path.read_bytes
+
+    def busy(path: Path) -> bytes:
+        if path.name == "model.safetensors":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", busy)
+    with pytest.raises(OSError, match="Too many open files"):
+        finish(config, Path("run"))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert sorted(Path("run/checkpoints").rglob("*")) == before
+    assert finish(config, Path("run"))["weights_sha256"] == result["weights_sha256"]

@@ -464,3 +464,33 @@ def test_a_builder_that_returns_something_else_than_its_group_is_named(
     assert outcome.code == 4
     assert told in outcome.json["message"]
     assert "of broken 1.2" in outcome.json["message"]
+
+
+def test_a_hyper_parameter_called_name_is_refused_since_it_names_the_component(
+    install_broken, rdfia
+):
+    install_broken("def build(input, *, name: str = 'x'): pass")
+    outcome = rdfia("train", "strange", *ON_DIGITS)
+    assert outcome.code == 4
+    assert "cannot be called 'name'" in outcome.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("width=None", None),
+        ("width: int = None", None),
+        ("width: float = 1", 1.0),
+        ("width: float = float('inf')", float("inf")),
+        ("width: list[tuple[int, int]] = [(1, 2)]", [(1, 2)]),
+        ("width: tuple[int, ...] = (1, 2)", (1, 2)),
+    ],
+)
+def test_the_default_of_any_type_comes_back_from_toml(install_broken, tmp_path, parameter, value):
+    install_broken(f"def build(input, *, {parameter}): pass")
+    first = config.resolve(Sources({"model": "strange"})).config
+    assert first.model.parameters == {"width": value}
+    (tmp_path / "config.toml").write_text(first.to_toml())
+    again = config.resolve(Sources({}, files=[tmp_path / "config.toml"])).config
+    assert again.model.parameters == {"width": value}
+    assert again.digest == first.digest
