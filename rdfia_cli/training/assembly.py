@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.flop_counter import FlopCounterMode
 
 from rdfia_cli import registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
@@ -168,22 +169,35 @@ def assemble(config: RunConfig) -> Assembly:
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed)
-    images = len(fed.shape) == 3
-    by_hand = isinstance(model, HandDifferentiated)
-    arithmetic = choose_arithmetic(config.precision, device, model, images=images, by_hand=by_hand)
-    model.to(device).to(memory_format=arithmetic.memory_format)  # pyright: ignore[reportCallIssue]
-    _refuse_wrong_logits(model, config, fed, device)
+    model.to(device)
+    macs = _try_model(model, config, fed, device)
+    arithmetic = choose_arithmetic(
+        config.precision,
+        device,
+        macs,
+        images=len(fed.shape) == 3,
+        by_hand=isinstance(model, HandDifferentiated),
+    )
+    model.to(memory_format=arithmetic.memory_format)  # pyright: ignore[reportCallIssue]
     return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
 
 
 @torch.no_grad()
-def _refuse_wrong_logits(
-    model: nn.Module, config: RunConfig, input: InputSpec, device: torch.device
-) -> None:
-    """Try the model on two blank examples before anything is written."""
+def _try_model(model: nn.Module, config: RunConfig, input: InputSpec, device: torch.device) -> int:
+    """Try the model on two blank examples before anything is written.
+
+    Returns:
+        The multiply-accumulates of one example.
+
+    Raises:
+        ComponentError: the model fails, or returns no logits (2, classes).
+    """
     component = registry.find("models", parse_spec(config.model.name))
     model.eval()
-    with registry.naming(component, f"fails on inputs of shape {input.shape}"):
+    with (
+        registry.naming(component, f"fails on inputs of shape {input.shape}"),
+        FlopCounterMode(display=False) as counter,
+    ):
         logits = model(torch.zeros(2, *input.shape, device=device))
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (2, input.classes):
@@ -192,6 +206,7 @@ def _refuse_wrong_logits(
             f"classes, not (2, {input.classes})",
             "a model must return logits (batch, classes)",
         )
+    return counter.get_total_flops() // 4
 
 
 def _use_deterministic_kernels(wanted: bool) -> None:

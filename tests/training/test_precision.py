@@ -7,24 +7,20 @@ import torch
 from torch import nn
 
 from rdfia_cli.errors import UsageError
-from rdfia_cli.models.cnn import cnn, lenet
-from rdfia_cli.models.perceptron import mlp
-from rdfia_cli.spec import InputSpec
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
-MNIST = InputSpec((1, 28, 28), 10)
-LARGE, SMALL = cnn(MNIST), lenet(MNIST)
+MUCH_WORK, LITTLE_WORK = 18_000_000, 79_400
 
 
 def choose(
     precision: str,
     device: torch.device = CPU,
-    model: nn.Module = LARGE,
+    macs: int = MUCH_WORK,
     images: bool = True,
     by_hand: bool = False,
 ) -> Arithmetic:
-    return choose_arithmetic(precision, device, model, images=images, by_hand=by_hand)
+    return choose_arithmetic(precision, device, macs, images=images, by_hand=by_hand)
 
 
 def give_processor(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
@@ -47,19 +43,18 @@ def test_fp16_is_refused_without_cuda_and_the_way_out_is_named():
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_gradients_by_hand_are_refused_in_half_precision(precision: str, device: torch.device):
     with pytest.raises(UsageError, match=f"by hand are in fp32, not {precision}") as caught:
-        choose(precision, device, mlp(MNIST, backprop="manual"), by_hand=True)
+        choose(precision, device, by_hand=True)
     assert "--precision fp32" in caught.value.remedy
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_gradients_by_hand_are_in_fp32(monkeypatch: pytest.MonkeyPatch, precision: str):
     give_processor(monkeypatch, amx_bf16=True)
-    model = mlp(MNIST, hidden=1000, backprop="manual")
-    assert choose(precision, model=model, by_hand=True).precision == "fp32"
+    assert choose(precision, by_hand=True).precision == "fp32"
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "amx_bf16", "bf16"])
-def test_auto_is_bf16_for_a_large_model_where_the_processor_has_it(
+def test_auto_is_bf16_for_a_model_of_much_work_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch, capability: str
 ):
     give_processor(monkeypatch, **{capability: True})
@@ -71,14 +66,9 @@ def test_auto_is_fp32_where_the_processor_has_no_bf16(monkeypatch: pytest.Monkey
     assert choose("auto").precision == "fp32"
 
 
-def test_auto_is_fp32_for_a_small_model(monkeypatch: pytest.MonkeyPatch):
+def test_auto_is_fp32_for_a_model_of_little_work(monkeypatch: pytest.MonkeyPatch):
     give_processor(monkeypatch, amx_bf16=True)
-    assert choose("auto", model=SMALL).precision == "fp32"
-
-
-def test_auto_is_fp32_for_points(monkeypatch: pytest.MonkeyPatch):
-    give_processor(monkeypatch, amx_bf16=True)
-    assert choose("auto", images=False).precision == "fp32"
+    assert choose("auto", macs=LITTLE_WORK).precision == "fp32"
 
 
 @pytest.mark.parametrize("has", [True, False])
@@ -93,7 +83,7 @@ def test_what_is_asked_for_wins_over_what_would_be_chosen(
 ):
     give_processor(monkeypatch, amx_bf16=True)
     assert choose(precision).precision == precision
-    assert choose(precision, model=SMALL, images=False).precision == precision
+    assert choose(precision, macs=LITTLE_WORK, images=False).precision == precision
 
 
 def test_fp16_is_there_on_cuda():
