@@ -12,7 +12,8 @@ LEAST_WORK_FOR_BF16 = 300_000
 """Multiply-accumulates an example below which casting costs more than bf16 saves.
 
 Measured by `benchmarks/precision.py`: at batches of 128 a perceptron of 79,400 loses, LeNet-5 of
-416,520 gains. The batch size is left out on purpose: a sweep over it must not change the arithmetic.
+416,520 gains. The batch size is left out on purpose: a sweep over it must not change the
+arithmetic.
 """
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
