@@ -1,0 +1,77 @@
+"""What the README shows works as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from rdfia_cli import errors
+from rdfia_cli.spec import InputSpec
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.strip().replace("$seed", "0")
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip().startswith("rdfia ")
+]
+
+
+def test_the_readme_shows_the_two_commands_first():
+    first = re.search(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert first is not None
+    shown = [line.partition("#")[0].strip() for line in first[1].splitlines()]
+    assert shown == ["uv run rdfia train", "uv run pytest"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("rdfia eval")])
+def test_a_command_of_the_readme_is_accepted(rdfia, command):
+    arguments = shlex.split(command, comments=True)[1:]
+    dry = ["--dry-run"] if arguments[0] == "train" and "--dry-run" not in arguments else []
+    outcome = rdfia(*arguments, *dry)
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_evaluations_of_the_readme_work_on_a_run(rdfia, tmp_path):
+    assert rdfia("train", "--epochs", "1", "-q").code == 0
+    shown = [c for c in COMMANDS if c.startswith("rdfia eval")]
+    assert len(shown) >= 3
+    for command in shown:
+        arguments = shlex.split(command, comments=True)[1:]
+        expanded = [path for text in arguments for path in (matches(tmp_path, text) or [text])]
+        outcome = rdfia(*expanded)
+        assert outcome.code == 0, outcome.err
+    assert (tmp_path / "confusion.png").exists()
+
+
+def matches(folder: Path, pattern: str) -> list[str]:
+    """What a shell makes of a word with a star."""
+    return [str(path) for path in folder.glob(pattern)] if "*" in pattern else []
+
+
+def test_the_run_folder_holds_the_files_that_the_readme_names(rdfia, tmp_path):
+    assert rdfia("train", "--epochs", "1", "-q", "--out", "run").code == 0
+    table = README.partition("### The run folder")[2].partition("\n\nThe same")[0]
+    named = set(re.findall(r"`([\w.]+\.\w+|checkpoints)", table.replace("/<steps>/", "")))
+    there = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
+    assert there == named
+
+
+def test_the_component_of_the_readme_is_a_working_builder():
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    scope: dict = {}
+    exec(code[1], scope)
+    model = scope["tiny"](InputSpec((1, 8, 8), 10), width=32)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_the_exit_codes_of_the_readme_are_those_of_the_errors():
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    kinds = vars(errors).values()
+    raised = {k.exit_code for k in kinds if isinstance(k, type) and hasattr(k, "exit_code")}
+    assert shown == raised | {0}
