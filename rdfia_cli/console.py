@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rdfia_cli.errors import PreemptedError, RdfiaError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 INTERRUPTED = 130
 
@@ -25,16 +25,37 @@ class ReaderGoneError(BrokenPipeError):
 def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str, Any]) -> int:
     """Call a command and return its exit code.
 
-    While it runs, stdout is stderr: what a library or a plugin prints never mixes with a result.
+    While it runs, stdout is stderr: what a library, a plugin or a child process prints never mixes
+    with a result.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with _stdout_for_results(), contextlib.redirect_stdout(sys.stderr):
             return command(flags) or 0
     except ReaderGoneError:
         _discard_stdout()
         return 0
     except KeyboardInterrupt:  # here, since Typer would only return an exit code
         return _interrupted()
+
+
+@contextlib.contextmanager
+def _stdout_for_results() -> Generator[None]:
+    """Give descriptor 1 to stderr, and what it was to `sys.__stdout__` alone."""
+    real = sys.__stdout__
+    if real is None or sys.__stderr__ is None:
+        yield
+        return
+    saved = os.dup(1)
+    results = os.fdopen(saved, "w", encoding=real.encoding, errors=real.errors)
+    os.dup2(2, 1)
+    sys.__stdout__ = results  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        sys.__stdout__ = real  # pyright: ignore[reportAttributeAccessIssue]
+        os.dup2(saved, 1)
+        with contextlib.suppress(OSError):
+            results.close()
 
 
 def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:

@@ -429,3 +429,9 @@ def test_completion_offers_what_is_installed(words, offered):
 )
 def test_an_unknown_name_comes_with_a_way_out(name, known, lister, told):
     assert nearest(name, known, lister).startswith(told)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_does_not_stop_a_command(closed):
+    assert shell(f"rdfia list {closed}").returncode == 0
+    assert shell(f"rdfia train cnnn {closed}").returncode == 4

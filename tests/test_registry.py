@@ -494,3 +494,16 @@ def test_the_default_of_any_type_comes_back_from_toml(install_broken, tmp_path, 
     again = config.resolve(Sources({}, files=[tmp_path / "config.toml"])).config
     assert again.model.parameters == {"width": value}
     assert again.digest == first.digest
+
+
+def test_what_a_child_process_of_a_plugin_prints_does_not_mix_with_the_result(
+    install_broken, rdfia
+):
+    source = textwrap.dedent(PLAIN).replace(
+        "    from torch", "    import os; os.system('echo noise')\n    from torch"
+    )
+    install_broken(source)
+    outcome = rdfia("train", "strange", *ON_DIGITS)
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["schema"] == "rdfia.plan/1"
+    assert "noise" in outcome.err
