@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdfia_cli.errors import ComponentError
+from rdfia_cli.errors import ComponentError, DivergedError
 from rdfia_cli.spec import Batch, HandDifferentiated
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def training_step(
 
     Returns:
         The mean loss, 0-dim, and the logits (B, classes), both detached and still on the device.
+
+    Raises:
+        ComponentError: the model returns no tensor.
+        DivergedError: the update overflows.
     """
     optimizer.zero_grad(set_to_none=True)
     if isinstance(model, HandDifferentiated):
@@ -51,7 +55,14 @@ def training_step(
         wide = logits if logits.dtype == torch.float64 else logits.float()
         loss = F.cross_entropy(wide, batch.labels)
         scaler.scale(loss).backward()
-    scaler.step(optimizer)
+    try:
+        scaler.step(optimizer)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise DivergedError(
+            f"the update is beyond the range of the weights' type: {error}", "lower --lr"
+        ) from None
     scaler.update()
     return loss.detach(), logits.detach()
 

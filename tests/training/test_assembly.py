@@ -162,3 +162,9 @@ def test_a_kernel_that_is_not_deterministic_is_refused_with_the_way_out():
     )
     assert "--set deterministic=false" in told.remedy
     assert "max_unpool" in told.fact
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_learning_rate_beyond_float32_is_a_divergence(optimizer):
+    with pytest.raises(DivergedError, match="beyond the range"):
+        train(configuration(lr="1e300", optimizer=optimizer, schedule="constant"))
