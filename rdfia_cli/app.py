@@ -174,7 +174,7 @@ def train(
         _setting(
             "--set",
             metavar="KEY=VALUE",
-            help="Any setting, such as model.dropout=0.5; repeatable.",
+            help="Any setting, such as model.dropout=0.5; repeatable; wins over its flag.",
             panel=SOURCES,
         ),
     ] = None,

@@ -180,9 +180,20 @@ def _refuse_unknown(tree: Table) -> None:
     for key, given in tree.items():
         head, _, rest = key.partition(".")
         if head not in known:
-            raise UsageError(f"unknown setting '{key}' ({given.origin})", nearest(head, known))
+            raise UsageError(f"unknown setting '{key}' ({given.origin})", _suggest(key, tree))
         if rest:
             raise UsageError(f"'{head}' has no part '{rest}' ({given.origin})", f"set {head} alone")
+
+
+def _suggest(key: str, tree: Table) -> str:
+    """The way out of an unknown key: a component's own of the same last part, else the nearest."""
+    head, leaf = key.partition(".")[0], key.rpartition(".")[2]
+    for owner in ("model", "data", "optimizer", "schedule"):
+        spec = parse_spec(tree[owner]["name"].value)
+        component = _find(COMPONENT_GROUPS[owner], tree[owner]["name"], owner)
+        if leaf in registry.parameters(component).parameters:
+            return f"did you mean '{owner}.{leaf}', of {spec.name}?"
+    return nearest(head, RunConfig.model_fields)
 
 
 def _check_scalar(key: str, field: FieldInfo, given: Given) -> Any:

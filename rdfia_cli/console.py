@@ -98,7 +98,7 @@ def explain(error: Exception) -> RdfiaError:
     message: Callable[[], str] | None = getattr(error, "format_message", None)
     if message is not None:
         fact = " ".join(message().split()).rstrip(".")
-        return UsageError(fact[:1].lower() + fact[1:], "see rdfia --help")
+        return UsageError(fact[:1].lower() + fact[1:], f"see {_command_of(error)} --help")
     if "does not have a deterministic implementation" in str(error):
         return RdfiaError(
             str(error).partition(". ")[0].partition(", but")[0],
@@ -108,6 +108,13 @@ def explain(error: Exception) -> RdfiaError:
         return RdfiaError("the memory is exhausted", "lower --batch-size")
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return RdfiaError(reason, "see where with --traceback")
+
+
+def _command_of(error: Exception) -> str:
+    """The command whose help tells more about a usage error."""
+    context = getattr(error, "ctx", None)
+    path: str = getattr(context, "command_path", "")
+    return " ".join(["rdfia", *path.split()[1:]])
 
 
 def _explain_system_error(error: OSError) -> RdfiaError:

@@ -100,10 +100,17 @@ class DryRun:
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT asked the run to stop."""
+    """Whether SIGTERM or SIGINT asked the run to stop.
+
+    Attributes:
+        signal: the signal that came, or None.
+        deferred: whether the loop looks at it after a step, since there is something to save;
+            before, it stops the run at once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.deferred = False
         self._owner = os.getpid()
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -115,6 +122,12 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = number
+        if not self.deferred:
+            raise PreemptedError(
+                f"stopped by {signal.Signals(number).name} before the first step",
+                "run the same command again",
+                number,
+            )
 
 
 def plan_experiment(config: RunConfig) -> DryRun:
@@ -136,7 +149,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
         RdfiaError: another process writes the folder, or the disk refuses.
     """
-    with run.claim(folder):
+    with run.claim(folder), _stop_requests() as stop:
         # Another process may have been here between the first look at the folder and the lock.
         place = run.look(config, folder)
         if place.state == "finished":
@@ -147,14 +160,14 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         checkpoint.refuse_unsavable(state)
         yield from _warn_of_changes(folder, parts)
         _write_head(folder, parts)
-        with _stop_requests() as stop:
-            with _logs(folder) as logs:
-                yield from _restore(folder, state, logs)
-                yield _started(folder, parts, plan, state)
-                yield from _train(folder, state, plan, config, logs, stop)
-            _write_decision_map(folder, parts, state)
-            yield Fitted(folder)
-            yield _finish(folder, parts, state, plan)
+        stop.deferred = True
+        with _logs(folder) as logs:
+            yield from _restore(folder, state, logs)
+            yield _started(folder, parts, plan, state)
+            yield from _train(folder, state, plan, config, logs, stop)
+        _write_decision_map(folder, parts, state)
+        yield Fitted(folder)
+        yield _finish(folder, parts, state, plan)
 
 
 @contextlib.contextmanager

@@ -252,7 +252,8 @@ def test_a_component_is_written_in_toml_in_four_equal_ways(toml, text):
     ("key", "toml_text", "told", "remedy"),
     [
         ("epoch", "epoch = 3", "unknown setting 'epoch'", "did you mean 'epochs'?"),
-        ("optimiser.lr", "optimiser.lr = 3", "unknown setting 'optimiser", "'optimizer'?"),
+        ("optimiser", "optimiser = 3", "unknown setting 'optimiser'", "'optimizer'?"),
+        ("lr", "lr = 3", "unknown setting 'lr'", "did you mean 'optimizer.lr', of sgd?"),
         (
             "optimizer.lrr",
             "optimizer.lrr = 3",

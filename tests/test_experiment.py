@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from rdfia_cli.config import RunConfig, resolve
-from rdfia_cli.errors import UsageError
+from rdfia_cli.errors import PreemptedError, UsageError
 from rdfia_cli.experiment import Finished, run_experiment
 from rdfia_cli.run import place
 from rdfia_cli.sources import Sources
+from rdfia_cli.training import assembly
 
 CNN = (
     *("cnn:batch_norm=true,dropout=0.3", "--data", "digits", "--epochs", "6"),
@@ -66,6 +67,7 @@ KILL_AT_EACH_OPERATION = """
 import os, pathlib, shutil, signal, torch
 from rdfia_cli.config import resolve
 from rdfia_cli.sources import Sources
+from rdfia_cli.training import assembly
 from rdfia_cli.experiment import run_experiment
 from rdfia_cli.run import place
 torch.set_num_threads(1)
@@ -496,7 +498,7 @@ def test_a_diverging_run_exits_5_and_keeps_the_last_good_checkpoint(
         "schema": "rdfia.error/1",
         "error": "diverged",
         "message": "the loss became nan in epoch 3, step 2",
-        "remedy": "lower --lr, or warm up with --set schedule.warmup=1",
+        "remedy": "lower --lr, or warm up for more epochs with --set schedule.warmup=N",
         "exit_code": 5,
     }
     assert not (found.run / "result.json").exists()
@@ -600,3 +602,19 @@ def test_a_passing_read_error_costs_no_checkpoint(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert sorted(Path("run/checkpoints").rglob("*")) == before
     assert finish(config, Path("run"))["weights_sha256"] == result["weights_sha256"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+):
+    config = resolve(Sources({"model": "mlp", "data": "circles", "out": "run"})).config
+
+    def slow_dataset(config: RunConfig) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(assembly, "assemble", slow_dataset)
+    with pytest.raises(PreemptedError, match="before the first step") as stopped:
+        finish(config, Path("run"))
+    assert (stopped.value.exit_code, stopped.value.signal) == (75, number)
+    assert list(tmp_path.iterdir()) == []

@@ -47,6 +47,7 @@ def run(flags: Mapping[str, Any]) -> None:
         from rdfia_cli.report.confusion import draw_evaluation
 
         draw_evaluation(result, plot)
+        console.say(f"drawn: {plot}")
     if flags["json"]:
         console.print_json(result)
     else:
@@ -123,4 +124,5 @@ def _taken_for(index: int, result: Mapping[str, Any]) -> str:
     """The classes that a class is most often mistaken for, with how often."""
     row = result["confusion"][index]
     wrong = sorted((-count, other) for other, count in enumerate(row) if other != index and count)
-    return ", ".join(f"{result['classes'][other]['name']} ({-count})" for count, other in wrong[:3])
+    shown = [f"{result['classes'][other]['name']} ({-count})" for count, other in wrong[:3]]
+    return ", ".join([*shown, *(["..."] if len(wrong) > 3 else [])])

@@ -96,7 +96,7 @@ def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
             if result[split]
         ],
         title=f"{result['model']} on {result['data']}, {result['epochs']} epochs, "
-        f"{result['seconds']:.1f} s, {result['precision']} on {result['device']}",
+        f"{result['seconds']:.1f} s of training, {result['precision']} on {result['device']}",
     )
     if not flags["quiet"]:
         _say_what_next(Path(result["run"]))

@@ -23,7 +23,7 @@ from rdfia_cli.training.precision import Arithmetic
 from rdfia_cli.training.randomness import derive_seed, draw_order, seed_global_generators
 from rdfia_cli.training.step import predict, training_step
 
-REMEDY = "lower --lr, or warm up with --set schedule.warmup=1"
+REMEDY = "lower --lr, or warm up for more epochs with --set schedule.warmup=N"
 STEPS_BETWEEN_LOSS_CHECKS = 100
 """How long a diverged run may go on unnoticed on a GPU, where reading the loss waits."""
 
