@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from rdfia_cli import run
 from rdfia_cli.config import ComponentConfig, RunConfig
 from rdfia_cli.errors import RdfiaError
-from rdfia_cli.spec import Batch
+from rdfia_cli.spec import Batch, Preparing
 from rdfia_cli.training import assembly, checkpoint, inputs
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import predict_split
@@ -59,7 +60,7 @@ class Evaluation:
 
 def evaluate(
     folder: Path, config: RunConfig, split: str, data: ComponentConfig | None = None
-) -> Evaluation:
+) -> Generator[Preparing, None, Evaluation]:
     """Score the weights of a run on a split, by the input statistics stored with them.
 
     Args:
@@ -83,13 +84,14 @@ def evaluate(
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})
-    parts = assembly.assemble(config)
+    parts = yield from assembly.load_and_assemble(config)
     statistics = inputs.statistics_from(checkpoint.load_weights(parts.model, found))
     if data is not None:
         config = config.model_copy(update={"data": data})
-        other = assembly.load_splits(config)
+        other = yield from assembly.load_splits(config)
         inputs.refuse_unlike(other, parts.splits.input, data.name)
         parts = replace(parts, config=config, splits=other)
+    warnings.extend(parts.splits.warnings)
     pipeline = parts.pipeline(parts.split(split), statistics.to(parts.device))
     clock = time.perf_counter()
     logits, labels = predict_split(parts.model, pipeline, parts.arithmetic)

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from rdfia_cli import run
+from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, spec_text
 from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
+from rdfia_cli.spec import Preparing
 from rdfia_cli.training import assembly, checkpoint
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import (
@@ -81,7 +82,7 @@ class Finished:
     result: Mapping[str, Any]
 
 
-RunEvent = Event | Started | Warned | Fitted | Finished
+RunEvent = Event | Preparing | Started | Warned | Fitted | Finished
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ class StopRequest:
             )
 
 
-def plan_experiment(config: RunConfig) -> DryRun:
-    """Build a run's parts and write nothing."""
-    parts = assembly.assemble(config)
+def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
+    """Build a run's parts and write no run."""
+    parts = yield from assembly.load_and_assemble(config)
     _, plan = assembly.prepare(parts)
     return DryRun(config.folder, parts, plan.steps_per_epoch)
 
@@ -155,7 +156,8 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         if place.state == "finished":
             yield Finished(folder, place.result)
             return
-        parts = assembly.assemble(config)
+        parts = yield from assembly.load_and_assemble(config)
+        yield from (Warned(text) for text in parts.splits.warnings)
         state, plan = assembly.prepare(parts)
         checkpoint.refuse_unsavable(state)
         yield from _warn_of_changes(folder, parts)
@@ -178,7 +180,7 @@ def _logs(folder: Path) -> Generator[Mapping[str, run.Log]]:
             name: stack.enter_context(contextlib.closing(run.Log(folder / name)))
             for name in (run.METRICS, run.TIMINGS)
         }
-        run.flush_folder(folder)
+        durable.flush_folder(folder)
         yield logs
 
 
@@ -200,8 +202,8 @@ def _stop_requests() -> Generator[StopRequest]:
 def _write_head(folder: Path, parts: Assembly) -> None:
     """Write what never changes; the configuration comes last: it makes the folder a run's."""
     if not (folder / run.CONFIG).exists():
-        run.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
-        run.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
+        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
+        durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
 
 
 def _hardware(parts: Assembly) -> dict[str, Any]:
@@ -321,13 +323,13 @@ def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
 def _write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:
     found = decision_map(parts, state.statistics)
     if found is not None:
-        run.write_json(folder / run.DECISION_MAP, found)
+        durable.write_json(folder / run.DECISION_MAP, found)
 
 
 def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> Finished:
     test = measure(*predict_split(state.model, plan.evaluations["test"], plan.arithmetic))
     result = describe_result(folder, parts, state, test)
-    run.write_json(folder / run.RESULT, result)
+    durable.write_json(folder / run.RESULT, result)
     return Finished(folder, result)
 
 

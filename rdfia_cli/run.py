@@ -1,15 +1,12 @@
 """Every format on disk: the run folder, its files, its lock. Nothing here needs torch.
 
-A file is whole or absent: it is written beside its place, flushed to the disk, and renamed. The
-lines of a log are appended; a checkpoint remembers how long the log was, and a resumed run cuts
-it there.
+The lines of a log are appended; a checkpoint remembers how long the log was, and a resumed run
+cuts it there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -21,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import registry
+from rdfia_cli import durable, registry
 from rdfia_cli.config import RunConfig, differences, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.sources import Sources
@@ -37,35 +34,6 @@ DECISION_MAP = "decision_map.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is whole or absent, whatever happens in between."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 class Log:
@@ -234,7 +202,12 @@ def claim(folder: Path) -> Generator[None]:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
-    descriptor = _lock(lock)
+    descriptor = durable.lock_file(lock)
+    if descriptor is None:
+        raise RdfiaError(
+            f"another process is writing '{folder}'",
+            "wait for it, or choose another --out or --if-exists new",
+        )
     try:
         yield
     finally:
@@ -244,26 +217,6 @@ def claim(folder: Path) -> Generator[None]:
             with contextlib.suppress(OSError):
                 for created in missing:
                     created.rmdir()
-        os.close(descriptor)
-
-
-def _lock(path: Path) -> int:
-    """Lock the file of that name; one that was removed meanwhile is no lock, so try again."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # Not flock: a forked child would hold that lock after this process is gone.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise RdfiaError(
-                f"another process is writing '{path.parent}'",
-                "wait for it, or choose another --out or --if-exists new",
-            ) from None
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
         os.close(descriptor)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from safetensors.numpy import load_file
 from sklearn.datasets import make_circles
 
 from rdfia_cli import run
+from rdfia_cli.commands.progress import watch
 from rdfia_cli.config import resolve, resolve_component
 from rdfia_cli.errors import ComponentError, RdfiaError
 from rdfia_cli.evaluation import Evaluation, evaluate
 from rdfia_cli.experiment import run_experiment
 from rdfia_cli.sources import Sources
+from rdfia_cli.spec import Preparing
 from rdfia_cli.training.assembly import load_splits
 from rdfia_cli.training.metrics import measure
 
@@ -49,9 +53,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def finish(work: Generator[Preparing, None, Any]) -> Any:
+    return watch(work, lambda event: None)
+
+
 def evaluated(folder: Path, split: str = "test", data: str | None = None) -> Evaluation:
     chosen = data and resolve_component("data", data, "--data")
-    return evaluate(folder, run.load_config(folder), split, chosen or None)
+    return finish(evaluate(folder, run.load_config(folder), split, chosen or None))
 
 
 def stored_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -126,7 +134,7 @@ def test_the_train_split_is_scored_without_dropout_or_random_crops(digits: Path)
 def test_the_confusion_matrix_counts_every_example_under_its_true_class(digits: Path):
     found = evaluated(digits)
     confusion = np.array(found.measures.confusion)
-    labels = load_splits(run.load_config(digits)).test.labels
+    labels = finish(load_splits(run.load_config(digits))).test.labels
     assert confusion.sum(1).tolist() == torch.bincount(labels).tolist()
     assert np.trace(confusion) / confusion.sum() == found.measures.accuracy
     assert found.measures.per_class == pytest.approx(np.diag(confusion) / confusion.sum(1))
@@ -150,7 +158,8 @@ def test_the_stored_statistics_are_those_of_the_train_split_alone(circles: Path)
     all_points, _ = rings(seed=0)
     assert not np.allclose(mean, all_points.mean(0), rtol=1e-4)
     config = run.load_config(circles)
-    kept = load_splits(config).train.inputs.double()
+    kept = finish(load_splits(config)).train
+    kept = kept.take(torch.arange(len(kept))).double()
     assert len(kept) == 180
     assert mean == pytest.approx(kept.mean(0).numpy(), rel=1e-5)
 

@@ -1,11 +1,10 @@
-"""The run folder: files whole or absent, logs that can be cut, one writer, no folder overrun."""
+"""The run folder: logs that can be cut, one writer, no folder overrun."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,32 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from rdfia_cli import run
+from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.sources import Sources
 
-LIMIT = 4096
 HOLD_A_CLAIM = """
 import pathlib, sys, time
 from rdfia_cli import run
 with run.claim(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
-"""
-WRITE_TOO_MUCH = """
-import pathlib, sys
-from rdfia_cli import run
-try:
-    run.write_file(pathlib.Path("file"), b"new" * 4000)
-except OSError as error:
-    sys.exit(error.errno)
-"""
-KILL_BEFORE_THE_RENAME = """
-import os, pathlib, signal
-from rdfia_cli import run
-pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-run.write_file(pathlib.Path("file"), b"new")
 """
 
 
@@ -51,51 +35,11 @@ def start(folder: Path, config: RunConfig, *, finished: bool = False) -> None:
     folder.mkdir(parents=True)
     (folder / run.CONFIG).write_text(config.to_toml())
     if finished:
-        run.write_json(folder / run.RESULT, {"schema": "rdfia.result/1", "run": "elsewhere"})
-
-
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
-
-
-def run_python(program: str, **more) -> int:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, capture_output=True, check=False, **more).returncode
+        durable.write_json(folder / run.RESULT, {"schema": "rdfia.result/1", "run": "elsewhere"})
 
 
 def everything_under(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-# write_file
-
-
-def test_a_written_file_holds_its_content_and_nothing_lies_beside_it(tmp_path: Path):
-    run.write_file(tmp_path / "file", b"old")
-    run.write_file(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert everything_under(tmp_path) == {"file"}
-
-
-def test_a_disk_that_refuses_leaves_no_file(tmp_path: Path):
-    code = run_python(WRITE_TOO_MUCH, preexec_fn=limit_file_size)
-    assert code == 27, "27 is EFBIG"
-    assert everything_under(tmp_path) == set()
-
-
-def test_a_disk_that_refuses_leaves_the_old_file_as_it_was(tmp_path: Path):
-    (tmp_path / "file").write_bytes(b"old")
-    assert run_python(WRITE_TOO_MUCH, preexec_fn=limit_file_size) == 27
-    assert (tmp_path / "file").read_bytes() == b"old"
-    assert everything_under(tmp_path) == {"file"}
-
-
-def test_a_process_killed_while_it_writes_leaves_the_old_file_as_it_was(tmp_path: Path):
-    (tmp_path / "file").write_bytes(b"old")
-    assert run_python(KILL_BEFORE_THE_RENAME) == -signal.SIGKILL
-    assert (tmp_path / "file").read_bytes() == b"old"
-    run.write_file(tmp_path / "file", b"newer")
-    assert everything_under(tmp_path) == {"file"}, "what the killed process left is cleaned up"
 
 
 # Log
@@ -342,7 +286,7 @@ def test_a_claimed_folder_in_which_nothing_was_written_is_removed_with_its_paren
 
 def test_a_failed_start_removes_its_folder_too(tmp_path: Path):
     with pytest.raises(OSError, match="full"), run.claim(tmp_path / "a" / "run"):
-        run.write_json(tmp_path / "a" / "run" / run.ENVIRONMENT, {})
+        durable.write_json(tmp_path / "a" / "run" / run.ENVIRONMENT, {})
         raise OSError("full")
     assert everything_under(tmp_path) == set()
 
@@ -355,7 +299,7 @@ def test_a_folder_that_was_there_before_stays(tmp_path: Path):
 
 def test_a_claimed_folder_that_became_a_run_stays(tmp_path: Path):
     with run.claim(tmp_path / "run"):
-        run.write_file(tmp_path / "run" / run.CONFIG, b"")
+        durable.write_file(tmp_path / "run" / run.CONFIG, b"")
     assert everything_under(tmp_path) == {"run", "run/.lock", "run/config.toml"}
 
 

@@ -37,9 +37,11 @@ def run(flags: Mapping[str, Any]) -> None:
         device = resolve_device(flags["device"], "--device")
         config = config.model_copy(update={"device": device})
 
+    from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.evaluation import evaluate
 
-    found = evaluate(folder, config, split, data)
+    with display(quiet=False) as show:
+        found = watch(evaluate(folder, config, split, data), show)
     for text in found.warnings:
         console.warn(text)
     result = describe(folder, found)

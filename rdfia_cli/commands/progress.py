@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rdfia_cli import console
 
@@ -12,9 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from rdfia_cli.experiment import RunEvent
+    from rdfia_cli.spec import Preparing
     from rdfia_cli.training.loop import EpochEnd, StepEnd
 
 REFRESHES_PER_SECOND = 10
+Result = TypeVar("Result")
+
+
+def watch(work: Generator[Preparing, None, Result], show: Callable[[RunEvent], None]) -> Result:
+    """Do work that says how far it is, and return what it returns."""
+    while True:
+        try:
+            show(next(work))
+        except StopIteration as end:
+            return end.value
 
 
 @contextlib.contextmanager
@@ -26,7 +37,7 @@ def display(*, quiet: bool) -> Generator[Callable[[RunEvent], None]]:
         with _bar() as show:
             yield show
     else:
-        yield _show_lines
+        yield _lines()
 
 
 def _show_warnings(event: RunEvent) -> None:
@@ -36,15 +47,25 @@ def _show_warnings(event: RunEvent) -> None:
         console.warn(event.text)
 
 
-def _show_lines(event: RunEvent) -> None:
-    from rdfia_cli.experiment import Started
-    from rdfia_cli.training.loop import EpochEnd
+def _lines() -> Callable[[RunEvent], None]:
+    """A line for what begins, and a line for each epoch."""
+    announced: set[str] = set()
 
-    _show_warnings(event)
-    if isinstance(event, Started):
-        console.say(_headline(event))
-    elif isinstance(event, EpochEnd):
-        console.say(_epoch_line(event))
+    def show(event: RunEvent) -> None:
+        from rdfia_cli.experiment import Started
+        from rdfia_cli.spec import Preparing
+        from rdfia_cli.training.loop import EpochEnd
+
+        _show_warnings(event)
+        if isinstance(event, Preparing) and event.what not in announced:
+            announced.add(event.what)
+            console.say(event.what)
+        elif isinstance(event, Started):
+            console.say(_headline(event))
+        elif isinstance(event, EpochEnd):
+            console.say(_epoch_line(event))
+
+    return show
 
 
 def _headline(event: RunEvent) -> str:
@@ -89,9 +110,18 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
 
     def show(event: RunEvent) -> None:
         from rdfia_cli.experiment import Fitted, Started, Warned
+        from rdfia_cli.spec import Preparing
         from rdfia_cli.training.loop import EpochEnd, StepEnd
 
-        if isinstance(event, Warned):
+        if isinstance(event, Preparing):
+            progress.update(
+                task,
+                description=event.what,
+                completed=event.done,
+                total=event.total,
+                measured=_amount(event),
+            )
+        elif isinstance(event, Warned):
             progress.console.print(f"warning: {event.text}", markup=False, highlight=False)
         elif isinstance(event, Started):
             progress.console.print(_headline(event), markup=False, highlight=False)
@@ -114,6 +144,13 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
 
     with progress:
         yield show
+
+
+def _amount(event: Preparing) -> str:
+    """What is done of what there is, such as `12,000/60,000 images` or `12/170 MB`."""
+    scale, unit = (1e6, "MB") if event.unit == "bytes" else (1, event.unit)
+    total = "" if event.total is None else f"/{event.total / scale:,.0f}"
+    return f"{event.done / scale:,.0f}{total} {unit}"
 
 
 class Throttle:

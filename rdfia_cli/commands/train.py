@@ -31,7 +31,7 @@ def run(flags: Mapping[str, Any]) -> None:
     resolved = resolve(sources(flags))
     config = resolved.config
     if flags["dry_run"]:
-        _print_plan(resolved, as_json=flags["json"])
+        _print_plan(resolved, as_json=flags["json"], quiet=flags["quiet"])
         return
     place = run.place(config)
     if place.state == "finished":
@@ -108,11 +108,13 @@ def _say_what_next(folder: Path) -> None:
     console.say(f"run again   rdfia train --config {folder / 'config.toml'} --if-exists new")
 
 
-def _print_plan(resolved: Resolved, *, as_json: bool) -> None:
+def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
     from rdfia_cli.analysis.parameters import count
+    from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.experiment import plan_experiment
 
-    plan = plan_experiment(resolved.config)
+    with display(quiet=quiet) as show:
+        plan = watch(plan_experiment(resolved.config), show)
     cost = count(plan.assembly.model, plan.assembly.input)
     content: dict[str, Any] = {
         "schema": "rdfia.plan/1",

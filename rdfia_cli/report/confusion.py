@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import run
+from rdfia_cli import durable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
         picture = io.BytesIO()
         metadata = {"Date": None} if path.suffix == ".svg" else {}
         figure.savefig(picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
-    run.write_file(path, picture.getvalue())
+    durable.write_file(path, picture.getvalue())
 
 
 def _draw_confusion(axes: Axes, result: Mapping[str, Any]) -> None:

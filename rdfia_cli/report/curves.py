@@ -6,7 +6,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import run
+from rdfia_cli import durable, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def draw_run(folder: Path) -> None:
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-            run.write_file(folder / f"curves.{kind}", picture.getvalue())
+            durable.write_file(folder / f"curves.{kind}", picture.getvalue())
 
 
 def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | None) -> Figure:

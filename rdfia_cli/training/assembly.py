@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from rdfia_cli import registry
+from rdfia_cli import cache, registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
 from rdfia_cli.errors import ComponentError
 from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
     InputSpec,
+    Preparing,
     Split,
     Splits,
     parse_spec,
@@ -94,14 +95,6 @@ class Assembly:
         )
 
 
-def cache_folder() -> Path:
-    """Where datasets are kept: `RDFIA_CACHE`, else a folder in the user's cache."""
-    if chosen := os.environ.get("RDFIA_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rdfia"
-
-
 def build_component(key: str, chosen: ComponentConfig, *arguments: Any, **supplied: Any) -> Any:
     """Call the builder that a configuration names.
 
@@ -110,23 +103,35 @@ def build_component(key: str, chosen: ComponentConfig, *arguments: Any, **suppli
     """
     component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
     built = registry.build(component, *arguments, **chosen.parameters, **supplied)
+    _refuse_return(key, built, component)
+    return built
+
+
+def _refuse_return(key: str, built: Any, component: registry.Component) -> None:
     expected = RETURNS[key]
     if not isinstance(built, expected):
         raise ComponentError(
             f"{component.address} returns {type(built).__name__}, not {expected.__name__}",
             "its builder breaks the contract of its group: see rdfia_cli/spec.py",
         )
-    return built
 
 
-def load_splits(config: RunConfig) -> Splits:
-    """The dataset, with its validation split taken from train.
+def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
+    """Make the dataset ready, and take its validation split from train.
+
+    Yields:
+        How far a long preparation is.
 
     Raises:
         ComponentError: the dataset's builder breaks its contract.
     """
     seed_global_generators(derive_seed(0, "dataset"), torch.device("cpu"))
-    splits: Splits = build_component("data", config.data, cache_folder())
+    component = registry.find(COMPONENT_GROUPS["data"], parse_spec(config.data.name))
+    splits = registry.build(component, cache.folder(), **config.data.parameters)
+    if isinstance(splits, Generator):
+        with registry.naming(component, "fails"):
+            splits = yield from splits
+    _refuse_return("data", splits, component)
     for name in ("train", "validation", "test"):
         split: Split | None = getattr(splits, name)
         if split is not None and (flaw := inputs.find_flaw(split, splits.input)):
@@ -161,11 +166,10 @@ def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
     return model
 
 
-def assemble(config: RunConfig) -> Assembly:
-    """Build what training and evaluation share."""
+def assemble(config: RunConfig, splits: Splits) -> Assembly:
+    """Build what training and evaluation share, for the splits from `load_splits`."""
     device = choose_device(config.device)
     _use_deterministic_kernels(config.deterministic)
-    splits = load_splits(config)
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed)
@@ -180,6 +184,20 @@ def assemble(config: RunConfig) -> Assembly:
     )
     model.to(memory_format=arithmetic.memory_format)  # pyright: ignore[reportCallIssue]
     return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
+
+
+def load_and_assemble(config: RunConfig) -> Generator[Preparing, None, Assembly]:
+    """Make the dataset ready and build the rest for it; meanwhile see that its source is unchanged.
+
+    Raises:
+        RdfiaError: the source of the dataset changed since it was prepared.
+    """
+    splits = yield from load_splits(config)
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        verified = beside.submit(splits.verify or (lambda: None))
+        parts = assemble(config, splits)
+        verified.result()
+    return parts
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rdfia_cli import run
+from rdfia_cli import durable
 from rdfia_cli.errors import ComponentError, RdfiaError
 from rdfia_cli.training.inputs import statistics_from
 from rdfia_cli.training.loop import TrainingState, refuse_divergence, refuse_infinite_weights
@@ -124,16 +124,16 @@ def _write_generation(final: Path, files: Mapping[str, bytes], manifest: Mapping
     try:
         partial.mkdir(parents=True)
         for name, content in files.items():
-            run.write_file(partial / name, content)
-        run.write_file(partial / MANIFEST, encode_manifest(manifest))
+            durable.write_file(partial / name, content)
+        durable.write_file(partial / MANIFEST, encode_manifest(manifest))
         if final.exists():
             shutil.rmtree(final)
         partial.replace(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    run.flush_folder(final.parent)
-    run.flush_folder(final.parent.parent)
+    durable.flush_folder(final.parent)
+    durable.flush_folder(final.parent.parent)
     if isinstance(read(final), str):
         raise RdfiaError(
             f"the checkpoint '{final}' reads back otherwise than it was written",

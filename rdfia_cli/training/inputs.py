@@ -6,7 +6,7 @@ Split, move, scale, augment, normalise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,9 +25,12 @@ SHARE_OF_FREE_MEMORY = 0.25
 
 def find_flaw(split: Split, expected: InputSpec) -> str | None:
     """What breaks the contract of a split, in words, or None."""
-    inputs, labels = split.inputs, split.labels
-    if len(inputs) != len(labels) or not len(labels):
-        return f"has {len(inputs)} inputs and {len(labels)} labels"
+    inputs, labels, rows = split.inputs, split.labels, split.rows
+    count = len(inputs) if rows is None else len(rows)
+    if count != len(labels) or not count:
+        return f"has {count} inputs and {len(labels)} labels"
+    if rows is not None and (rows.min() < 0 or rows.max() >= len(inputs)):
+        return f"has rows outside its {len(inputs)} inputs"
     if tuple(inputs.shape[1:]) != expected.shape:
         return f"has shape {tuple(inputs.shape[1:])}, but train has {expected.shape}"
     if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -59,11 +62,10 @@ def split_validation(splits: Splits, share: float, seed: int) -> Splits:
             f"validation = {share} of {len(labels)} training examples is none",
             "raise --validation, or set it to 0 to train without",
         )
-    return Splits(
-        train=Split(splits.train.inputs[~chosen], labels[~chosen]),
-        validation=Split(splits.train.inputs[chosen], labels[chosen]),
-        test=splits.test,
-        classes=splits.classes,
+    return replace(
+        splits,
+        train=splits.train.select((~chosen).nonzero().flatten()),
+        validation=splits.train.select(chosen.nonzero().flatten()),
     )
 
 
@@ -112,11 +114,12 @@ def fit_statistics(kind: str, train: Split) -> Statistics:
     if kind == "none":
         return Statistics()
     axes = (0,) if train.inputs.ndim == 2 else (0, 2, 3)
-    count = train.inputs.numel() // train.inputs.shape[1]
-    chunks = train.inputs.split(STATISTICS_CHUNK)
-    mean = torch.stack([scale(chunk).double().sum(axes) for chunk in chunks]).sum(0) / count
+    count = len(train) * train.inputs[0].numel() // train.inputs.shape[1]
+    chunks = torch.arange(len(train)).split(STATISTICS_CHUNK)
+    sums = [scale(train.take(chunk)).double().sum(axes) for chunk in chunks]
+    mean = torch.stack(sums).sum(0) / count
     around = mean.view(-1, *(1,) * (len(axes) - 1))
-    squares = [((scale(chunk).double() - around) ** 2).sum(axes) for chunk in chunks]
+    squares = [((scale(train.take(chunk)).double() - around) ** 2).sum(axes) for chunk in chunks]
     std = (torch.stack(squares).sum(0) / count).sqrt()
     # A constant channel's deviation is the rounding of its sums, not quite 0.
     std = torch.where(std > 1e-7 * mean.abs(), std, torch.ones_like(std)).view_as(around)
@@ -175,7 +178,7 @@ class Pipeline:
             yield self._finish(batch)
 
     def _take(self, indices: Tensor) -> Batch:
-        inputs = self.split.inputs[indices].to(self.device, non_blocking=True)
+        inputs = self.split.take(indices).to(self.device, non_blocking=True)
         labels = self.split.labels[indices].to(self.device, non_blocking=True)
         return Batch(scale(inputs), labels)
 
@@ -191,9 +194,9 @@ def settle(split: Split, device: torch.device) -> Split:
     if device.type != "cuda":
         return split
     free, _ = torch.cuda.mem_get_info(device)
-    if split.inputs.nbytes > SHARE_OF_FREE_MEMORY * free:
+    if len(split) * split.inputs[0].nbytes > SHARE_OF_FREE_MEMORY * free:
         return split
-    return Split(split.inputs.to(device), split.labels.to(device))
+    return Split(split.take(torch.arange(len(split))).to(device), split.labels.to(device))
 
 
 def refuse_unlike(found: Splits, expected: InputSpec, name: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rdfia_cli import registry
+from rdfia_cli.commands.progress import watch
 from rdfia_cli.config import RunConfig, resolve
 from rdfia_cli.errors import ComponentError, DivergedError
 from rdfia_cli.sources import Sources
@@ -65,8 +66,12 @@ class Unsavable(nn.Linear):
         return {"seen": 1}
 
 
+def assembled(config: RunConfig) -> assembly.Assembly:
+    return watch(assembly.load_and_assemble(config), lambda event: None)
+
+
 def train(config: RunConfig) -> None:
-    parts = assembly.assemble(config)
+    parts = assembled(config)
     state, plan = assembly.prepare(parts)
     checkpoint.refuse_unsavable(state)
     for _ in fit(state, plan):
@@ -147,7 +152,7 @@ def test_randomness_of_numpy_and_python_follows_the_seed_too(replace_builder):
 
     replace_builder("mlp", random_model)
     for seed in ("1", "1", "2"):
-        assembly.assemble(configuration(seed=seed))
+        assembled(configuration(seed=seed))
     assert drawn[0] == drawn[1] != drawn[2]
 
 

@@ -491,12 +491,12 @@ def test_a_disk_that_reads_back_other_bytes_is_reported_and_the_one_before_stays
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (saved,) = save_generations(tmp_path, count=1)
-    real = checkpoint.run.write_file
+    real = checkpoint.durable.write_file
 
     def write_wrongly(path: Path, content: bytes) -> None:
         real(path, content[:-1] + b"?" if path.name == "model.safetensors" else content)
 
-    monkeypatch.setattr(checkpoint.run, "write_file", write_wrongly)
+    monkeypatch.setattr(checkpoint.durable, "write_file", write_wrongly)
     state = make_state()
     train(state, steps=2)
     with pytest.raises(RdfiaError, match="reads back otherwise than it was written"):

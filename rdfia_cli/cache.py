@@ -1,0 +1,146 @@
+"""Datasets made ready once: where they are kept and what is written beside them.
+
+The cache holds downloads and stores. A store is a folder with the decoded images, their labels and
+a manifest. The manifest is written last, and the folder renamed to its name after that: a store is
+whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli.errors import RdfiaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+VARIABLE = "RDFIA_CACHE"
+STORES = "stores"
+DOWNLOADS = "downloads"
+
+IMAGES = "images.uint8"
+LABELS = "labels.int64"
+MANIFEST = "manifest.json"
+SCHEMA = "rdfia.store/1"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds.
+
+    Attributes:
+        name: the dataset's name.
+        key: what decides the content: the source, and the rule that brings it to one shape.
+        shape: (H, W, C) of one image.
+        splits: the number of images of each split, in the order in which they lie in the file.
+        classes: the name of each class, in the order of the labels.
+        skipped: the files that were left out, each with the reason.
+        source: where the images came from, in words: a folder, or a file of the cache.
+        evidence: what tells later whether the source is still what it was.
+    """
+
+    name: str
+    key: Mapping[str, Any]
+    shape: tuple[int, int, int]
+    splits: Mapping[str, int]
+    classes: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    source: str
+    evidence: Mapping[str, Any]
+
+    @property
+    def examples(self) -> int:
+        """The images of all splits."""
+        return sum(self.splits.values())
+
+    @property
+    def image_bytes(self) -> int:
+        """The length of the file of images."""
+        height, width, channels = self.shape
+        return self.examples * height * width * channels
+
+    def encode(self) -> bytes:
+        """The bytes of `manifest.json`."""
+        return (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A whole store on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk."""
+        return sum(file.stat().st_size for file in self.folder.iterdir())
+
+
+def folder() -> Path:
+    """Where datasets are kept: `RDFIA_CACHE`, else a folder in the user's cache."""
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rdfia"
+
+
+def store_folder(root: Path, name: str, key: Mapping[str, Any]) -> Path:
+    """The folder of the store of that name and key, whether it is there or not."""
+    text = json.dumps({"schema": SCHEMA, "name": name, "key": key}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return root / STORES / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{digest[:16]}"
+
+
+def read_store(store: Path) -> Store | None:
+    """The store in a folder, or None where there is no whole one."""
+    try:
+        content: dict[str, Any] = json.loads((store / MANIFEST).read_bytes())
+        if content.pop("schema") != SCHEMA:
+            return None
+        height, width, channels = content.pop("shape")
+        classes = tuple(content.pop("classes"))
+        skipped = tuple((file, reason) for file, reason in content.pop("skipped"))
+        manifest = Manifest(
+            **content, shape=(height, width, channels), classes=classes, skipped=skipped
+        )
+        sizes = {name: (store / name).stat().st_size for name in (IMAGES, LABELS)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    whole = sizes == {IMAGES: manifest.image_bytes, LABELS: 8 * manifest.examples}
+    return Store(store, manifest) if whole else None
+
+
+def stores(root: Path) -> Iterator[Store]:
+    """The whole stores of a cache, by name."""
+    if not (root / STORES).is_dir():
+        return
+    for path in sorted((root / STORES).iterdir()):
+        if not path.name.startswith(".") and (found := read_store(path)) is not None:
+            yield found
+
+
+def remove_store(store: Path) -> None:
+    """Remove a store: out of sight first, so that a process killed meanwhile leaves no half of it.
+
+    A process that trains from it keeps the files open and goes on.
+
+    Raises:
+        RdfiaError: the disk refuses.
+    """
+    aside = store.with_name(f".{store.name}.removed")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        store.replace(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise RdfiaError(
+            f"cannot remove '{store}': {error.strerror}", "remove that folder yourself"
+        ) from None
