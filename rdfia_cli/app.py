@@ -137,8 +137,8 @@ def train(
         str | None,
         _setting(
             "--normalize",
-            metavar="train|none",
-            help="Mean and standard deviation, fitted on train. (default train)",
+            metavar="KIND",
+            help="train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. (default train)",
         ),
     ] = None,
     validation: Annotated[
@@ -147,6 +147,45 @@ def train(
             "--validation",
             metavar="SHARE",
             help="The share of train kept for validation. (default 0.1)",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        str | None,
+        _setting(
+            "--label-smoothing",
+            metavar="SHARE",
+            help="The share of each label that all classes get alike. (default 0)",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _setting(
+            "--class-weights",
+            metavar="W",
+            help="none, balanced, or a list such as [1, 2.5]. (default none)",
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        str | None,
+        _setting(
+            "--clip-norm", metavar="X", help="The gradient's largest norm; 0: any. (default 0)"
+        ),
+    ] = None,
+    ema_decay: Annotated[
+        str | None,
+        _setting(
+            "--ema-decay",
+            metavar="X",
+            help="Score and keep a moving average of the weights; 0: none. (default 0)",
+        ),
+    ] = None,
+    early_stopping: Annotated[
+        str | None,
+        _setting(
+            "--early-stopping",
+            metavar="N",
+            help="Stop after N epochs without a better validation accuracy, and keep the best "
+            "epoch's weights; 0: never. (default 0)",
         ),
     ] = None,
     precision: Annotated[

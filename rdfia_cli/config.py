@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,15 +21,56 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component_table, merge
-from rdfia_cli.spec import Count, Fraction, Size, parse_spec
+from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from pydantic.fields import FieldInfo
 
 PLACEMENT = frozenset({"out", "if_exists"})
 """Keys that say where a run goes, not what it computes: no part of its identity."""
+
+
+PRESETS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    # The labs' values; these deviations are the mean of each image's own.
+    "cifar10": ((0.491, 0.482, 0.447), (0.202, 0.199, 0.201)),
+    # Of a centre crop of ImageNet's training images, as torchvision's and timm's weights expect.
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mnist": ((0.1307,), (0.3081,)),
+    # To [-1, 1], as the weights of many Vision Transformers expect.
+    "half": ((0.5,), (0.5,)),
+}
+"""Mean and standard deviation of each channel, or of all of them, for pixels in [0, 1]."""
+ZCA_EPSILON = 1e-2
+"""Added to the variances before their square root is taken; our choice for pixels in [0, 1]."""
+
+
+def _check_normalize(text: str) -> str:
+    parse_normalize(text)
+    return text
+
+
+def parse_normalize(text: str) -> tuple[str, float]:
+    """The kind of normalisation, and the epsilon where it is ZCA.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    kinds = ("train", "none", "zca", *PRESETS)
+    kind, _, setting = text.partition(":")
+    if kind not in kinds or (setting and kind != "zca"):
+        raise ValueError(f"it should be {', '.join(kinds[:-1])} or {kinds[-1]}, or zca:eps=X")
+    key, _, value = setting.partition("=")
+    if not setting:
+        return kind, ZCA_EPSILON
+    try:
+        epsilon = float(value)
+    except ValueError:
+        epsilon = math.nan
+    if key != "eps" or not 0 < epsilon < math.inf:
+        raise ValueError("write zca:eps=X with X above 0")
+    return kind, epsilon
 
 
 def _check_device(name: str) -> str:
@@ -66,11 +109,22 @@ class RunConfig(BaseModel):
     epochs: Count = Field(30, description="passes over the train split")
     batch_size: Count = Field(32, description="examples a step")
     seed: Annotated[int, Ge(0), Lt(2**63)] = Field(0, description="the seed of all randomness")
-    normalize: Literal["train", "none"] = Field(
-        "train", description="mean and standard deviation of each channel, fitted on train"
+    normalize: Annotated[str, AfterValidator(_check_normalize)] = Field(
+        "train", description="train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half"
     )
     validation: Fraction = Field(0.1, description="the share of train kept for validation")
     split_seed: Size = Field(0, description="the seed that chooses the validation split")
+    label_smoothing: Fraction = Field(0.0, description="the share of each label given to all")
+    class_weights: Literal["none", "balanced"] | tuple[Positive, ...] = Field(
+        "none", description="the weight of each class in the loss; balanced: 1 / its frequency"
+    )
+    clip_norm: NonNegative = Field(0.0, description="the gradient's largest norm; 0: any")
+    ema_decay: Fraction = Field(
+        0.0, description="decay of the average of the weights that is scored and kept; 0: none"
+    )
+    early_stopping: Size = Field(
+        0, description="epochs without a better validation accuracy before it stops; 0: never"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="the arithmetic of the forward and backward pass"
     )

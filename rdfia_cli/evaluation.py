@@ -85,7 +85,7 @@ def evaluate(
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})
     parts = yield from assembly.load_and_assemble(config)
-    statistics = inputs.statistics_from(checkpoint.load_weights(parts.model, found))
+    statistics = checkpoint.load_weights(parts.model, found)
     if data is not None:
         config = config.model_copy(update={"data": data})
         other = yield from assembly.load_splits(config)

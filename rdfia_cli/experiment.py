@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -158,13 +158,18 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
             return
         parts = yield from assembly.load_and_assemble(config)
         yield from (Warned(text) for text in parts.splits.warnings)
-        state, plan = assembly.prepare(parts)
+        found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
+        statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
+        state, plan = assembly.prepare(parts, statistics)
         checkpoint.refuse_unsavable(state)
         yield from _warn_of_changes(folder, parts)
         _write_head(folder, parts)
         stop.deferred = True
         with _logs(folder) as logs:
-            yield from _restore(folder, state, logs)
+            yield from (Warned(text) for text in lost)
+            if lost and found is None:
+                yield Warned("no checkpoint is sound: starting from the beginning")
+            _restore(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
             yield from _train(folder, state, plan, config, logs, stop)
         _write_decision_map(folder, parts, state)
@@ -240,14 +245,14 @@ def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
             )
 
 
-def _restore(folder: Path, state: TrainingState, logs: Mapping[str, run.Log]) -> Iterator[Warned]:
-    checkpoints = folder / run.CHECKPOINTS
-    found, warnings = checkpoint.newest(checkpoints)
-    for text in warnings:
-        yield Warned(text)
-    if warnings and found is None:
-        yield Warned("no checkpoint is sound: starting from the beginning")
-    checkpoint.discard_newer(checkpoints, found)
+def _restore(
+    folder: Path,
+    found: checkpoint.Generation | None,
+    state: TrainingState,
+    logs: Mapping[str, run.Log],
+) -> None:
+    """Go back to the checkpoint that was found; what was written after it is cut off."""
+    checkpoint.discard_newer(folder / run.CHECKPOINTS, found)
     if found is not None:
         checkpoint.restore(state, found)
     lengths: Mapping[str, int] = found.manifest["logs"] if found else dict.fromkeys(logs, 0)
@@ -279,7 +284,7 @@ def _train(
     for event in fit(state, plan):
         _log(event, config, logs)
         ended = isinstance(event, EpochEnd)
-        complete = ended and event.epoch == event.epochs
+        complete = ended and event.last
         if complete or stop.signal is not None or rhythm.due(epoch_ended=ended):
             began = time.monotonic()
             lengths = {name: log.flush() for name, log in logs.items()}
@@ -321,13 +326,13 @@ def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
 
 
 def _write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:
-    found = decision_map(parts, state.statistics)
+    found = decision_map(replace(parts, model=state.scored), state.statistics)
     if found is not None:
         durable.write_json(folder / run.DECISION_MAP, found)
 
 
 def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> Finished:
-    test = measure(*predict_split(state.model, plan.evaluations["test"], plan.arithmetic))
+    test = measure(*predict_split(state.scored, plan.evaluations["test"], plan.arithmetic))
     result = describe_result(folder, parts, state, test)
     durable.write_json(folder / run.RESULT, result)
     return Finished(folder, result)
@@ -342,6 +347,7 @@ def describe_result(
     progress, config = state.progress, parts.config
     scored = [line for line in epochs if "validation" in line]
     best = max(scored, key=lambda line: line["validation"]["accuracy"], default=None)
+    kept = epochs[state.best.epoch - 1 if state.best else -1]
     return {
         "schema": "rdfia.result/1",
         "command": "train",
@@ -351,12 +357,13 @@ def describe_result(
         "seed": config.seed,
         "epochs": progress.epoch,
         "parameters": parts.parameters,
-        "train": epochs[-1]["train"],
-        "validation": epochs[-1].get("validation"),
+        "train": kept["train"],
+        "validation": kept.get("validation"),
         "test": {"loss": test.loss, "accuracy": test.accuracy, "top5": test.top5},
         "best": None
         if best is None
         else {"epoch": best["epoch"], "validation_accuracy": best["validation"]["accuracy"]},
+        "kept_epoch": kept["epoch"],
         "seconds": progress.training_seconds + progress.evaluation_seconds,
         "images_per_second": progress.epoch * len(parts.splits.train) / progress.training_seconds,
         "precision": parts.arithmetic.precision,

@@ -57,3 +57,17 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     return torch.optim.AdamW(model.parameters(), lr, (beta1, beta2), eps, weight_decay)
+
+
+def rmsprop(
+    model: nn.Module,
+    *,
+    lr: NonNegative = 1e-3,
+    alpha: Fraction = 0.99,
+    eps: Positive = 1e-8,
+    momentum: Fraction = 0.0,
+    centered: bool = False,
+    weight_decay: NonNegative = 0.0,
+) -> Optimizer:
+    """RMSprop (Hinton, lecture 6e of 2012): the gradient over the root of its squares' average."""
+    return torch.optim.RMSprop(model.parameters(), lr, alpha, eps, weight_decay, momentum, centered)

@@ -1,8 +1,8 @@
 """Schedules of the learning rate.
 
 Each is a factor on the optimizer's own rate, a function of the step, and is stepped after every
-optimizer step. `epochs` and `steps_per_epoch` are given by rdfia. Every builder takes `warmup`, the
-epochs over which the factor first rises linearly from near 0.
+optimizer step. `epochs` and `steps_per_epoch` are given by rdfia. Every builder but `one_cycle`,
+which rises by itself, takes `warmup`: the epochs over which the factor first rises from near 0.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from rdfia_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
     from torch.optim import Optimizer
 
-    from rdfia_cli.spec import Count, NonNegative, Positive, Probability
+    from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Probability
 
 
 def constant(
@@ -78,6 +81,107 @@ def cosine(
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return _schedule(optimizer, factor, start)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    rise: Fraction = 0.3,
+    start: Probability = 0.04,
+    end: Probability = 4e-6,
+    momentum_cycle: bool = False,
+) -> LRScheduler:
+    """Up to the learning rate and down to nearly 0, along cosines (Smith and Topin 2019).
+
+    The defaults are PyTorch's: from 1/25 of the rate, and down to 1/10,000 of that.
+
+    Args:
+        optimizer: its own rate is the highest.
+        steps_per_epoch: given by rdfia.
+        epochs: given by rdfia.
+        rise: the share of the steps on the way up.
+        start: the first rate, as a share of the highest.
+        end: the last rate, as a share of the highest.
+        momentum_cycle: move momentum, or beta1, the other way, between 0.95 and 0.85.
+    """
+    if not start or not end:
+        raise UsageError("schedule.start and schedule.end must be above 0", "try 0.04 and 4e-6")
+    return OneCycleLR(
+        optimizer,
+        max_lr=[float(group["lr"]) for group in optimizer.param_groups],
+        total_steps=epochs * steps_per_epoch,
+        pct_start=rise,
+        cycle_momentum=momentum_cycle,
+        div_factor=1 / start,
+        final_div_factor=start / end,
+    )
+
+
+def plateau(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    factor: Fraction = 0.1,
+    patience: Count = 5,
+    threshold: Fraction = 1e-4,
+    floor: Probability = 0.0,
+    warmup: NonNegative = 0.0,
+) -> LRScheduler:
+    """The learning rate times factor whenever the validation loss has stopped falling.
+
+    Args:
+        optimizer: its own rate is the first.
+        steps_per_epoch: given by rdfia.
+        epochs: given by rdfia.
+        factor: what the rate is multiplied by.
+        patience: the epochs in a row without a lower loss before that.
+        threshold: the share by which the loss must fall to count.
+        floor: the lowest rate, as a share of the first.
+        warmup: the epochs over which the rate first rises from near 0.
+    """
+    return Plateau(optimizer, factor, patience, threshold, floor, warmup * steps_per_epoch)
+
+
+class Plateau(LRScheduler):
+    """A factor on the optimizer's rates that falls with `observe`, and a warm-up by the step."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float,
+        patience: int,
+        threshold: float,
+        floor: float,
+        warmup_steps: float,
+    ) -> None:
+        self.factor, self.patience = factor, patience
+        self.threshold, self.floor = threshold, floor
+        self.warmup_steps = warmup_steps
+        self.scale = 1.0
+        self.lowest: float | None = None
+        self.epochs_since = 0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each parameter group in the next step."""
+        warm = min(1.0, (self.last_epoch + 1) / (self.warmup_steps + 1))
+        return [rate * self.scale * warm for rate in self.base_lrs]
+
+    def observe(self, loss: float) -> None:
+        """Take note of the validation loss after an epoch, and set the rate of the next steps."""
+        if self.lowest is None or loss < self.lowest * (1 - self.threshold):
+            self.lowest, self.epochs_since = loss, 0
+            return
+        self.epochs_since += 1
+        if self.epochs_since < self.patience:
+            return
+        self.scale, self.epochs_since = max(self.scale * self.factor, self.floor), 0
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def _schedule(

@@ -186,6 +186,15 @@ class HandDifferentiated(Protocol):
         ...
 
 
+@runtime_checkable
+class WatchesValidation(Protocol):
+    """A schedule that looks at how well each epoch did; the run must have a validation split."""
+
+    def observe(self, loss: float) -> None:
+        """Take note of the validation loss after an epoch, and set the rate of the next steps."""
+        ...
+
+
 @dataclass(frozen=True)
 class Spec:
     """A component as it is written on the command line, `name@distribution:key=value,...`.

@@ -32,10 +32,9 @@ def cnn(input: InputSpec, *, dropout: Fraction = 0.0, batch_norm: bool = False) 
     layers: list[tuple[str, nn.Module]] = []
     for index, outputs in enumerate(CHANNELS, start=1):
         last = index == len(CHANNELS)
-        layers += _convolution(index, channels, outputs, batch_norm=batch_norm)
         # Sizes below 2 would pool to nothing, so that small images keep at least one position.
         ceil = last or min(height, width) < 2
-        layers.append((f"pool{index}", nn.MaxPool2d(2, ceil_mode=ceil)))
+        layers += _block(index, channels, outputs, batch_norm=batch_norm, ceil=ceil)
         height, width = (-(-size // 2) if ceil else size // 2 for size in (height, width))
         channels = outputs
     layers += [
@@ -48,12 +47,15 @@ def cnn(input: InputSpec, *, dropout: Fraction = 0.0, batch_norm: bool = False) 
     return nn.Sequential(OrderedDict(layers))
 
 
-def _convolution(
-    index: int, inputs: int, outputs: int, *, batch_norm: bool
+def _block(
+    index: int, inputs: int, outputs: int, *, batch_norm: bool, ceil: bool
 ) -> Iterator[tuple[str, nn.Module]]:
     yield f"conv{index}", nn.Conv2d(inputs, outputs, kernel_size=5, padding=2)
     if batch_norm:
         yield f"norm{index}", nn.BatchNorm2d(outputs)
+    # The course has ReLU before pooling. A maximum and ReLU commute, to the bit and in the
+    # gradients too, and after pooling ReLU has a quarter of the work.
+    yield f"pool{index}", nn.MaxPool2d(2, ceil_mode=ceil)
     yield f"relu{index}", nn.ReLU()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdfia_cli import cache, registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
-from rdfia_cli.errors import ComponentError
+from rdfia_cli.errors import ComponentError, UsageError
 from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
@@ -29,12 +29,16 @@ from rdfia_cli.spec import (
     Preparing,
     Split,
     Splits,
+    WatchesValidation,
     parse_spec,
 )
 from rdfia_cli.training import inputs
+from rdfia_cli.training.averaging import Average, no_best_yet
 from rdfia_cli.training.loop import Plan, TrainingState, begin
+from rdfia_cli.training.memory import keep_freed_memory
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
+from rdfia_cli.training.step import Objective
 
 RETURNS: Mapping[str, type] = {
     "model": nn.Module,
@@ -170,6 +174,7 @@ def assemble(config: RunConfig, splits: Splits) -> Assembly:
     """Build what training and evaluation share, for the splits from `load_splits`."""
     device = choose_device(config.device)
     _use_deterministic_kernels(config.deterministic)
+    keep_freed_memory()
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed)
@@ -259,11 +264,23 @@ def _refuse_lonely_example(assembly: Assembly, plan: Plan) -> None:
         ) from None
 
 
-def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
-    """The state of a run that has not begun, and the plan that it follows."""
+def prepare(
+    assembly: Assembly, statistics: inputs.Statistics | None = None
+) -> tuple[TrainingState, Plan]:
+    """The state of a run that has not begun, and the plan that it follows.
+
+    Args:
+        assembly: the parts.
+        statistics: the normalisation, where a run that goes on has it; otherwise it is fitted.
+
+    Raises:
+        UsageError: an option needs what the run has not.
+    """
     config, model = assembly.config, assembly.model
     train = assembly.splits.train
-    statistics = inputs.fit_statistics(config.normalize, train).to(assembly.device)
+    if statistics is None:
+        unnormalised = assembly.pipeline(train, inputs.Statistics())
+        statistics = inputs.fit_statistics(config.normalize, unnormalised).to(assembly.device)
     evaluated = {
         name: assembly.pipeline(split, statistics)
         for name, split in (
@@ -279,6 +296,8 @@ def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
         batch_size=config.batch_size,
         seed=config.seed,
         arithmetic=assembly.arithmetic,
+        objective=_objective(assembly),
+        patience=config.early_stopping,
     )
     _refuse_lonely_example(assembly, plan)
     optimizer = build_component("optimizer", config.optimizer, model)
@@ -289,7 +308,63 @@ def prepare(assembly: Assembly) -> tuple[TrainingState, Plan]:
         steps_per_epoch=plan.steps_per_epoch,
         epochs=config.epochs,
     )
+    _refuse_missing_validation(assembly, schedule)
     scaler = torch.amp.GradScaler(
         assembly.device.type, enabled=assembly.arithmetic.precision == "fp16"
     )
-    return TrainingState(model, optimizer, schedule, scaler, statistics, begin(plan)), plan
+    average = Average(model, config.ema_decay) if config.ema_decay else None
+    best = no_best_yet(model) if config.early_stopping else None
+    state = TrainingState(
+        model, optimizer, schedule, scaler, statistics, begin(plan), average, best
+    )
+    return state, plan
+
+
+def _objective(assembly: Assembly) -> Objective:
+    """The loss that the configuration asks for.
+
+    Raises:
+        UsageError: the class weights do not fit the classes, or the model has a loss of its own.
+    """
+    config, classes = assembly.config, assembly.input.classes
+    weights = None if config.class_weights == "none" else _class_weights(assembly)
+    if weights is not None and isinstance(assembly.model, HandDifferentiated):
+        raise UsageError(
+            "class_weights do not reach a model that writes its own gradients",
+            "use --set model.backprop=autograd, or --set class_weights=none",
+        )
+    return Objective(classes, config.label_smoothing, weights, config.clip_norm)
+
+
+def _class_weights(assembly: Assembly) -> Tensor:
+    """The weight of each class in the loss: (classes,) float32 on the device."""
+    given, classes = assembly.config.class_weights, assembly.input.classes
+    if not isinstance(given, tuple):
+        counts = torch.bincount(assembly.splits.train.labels, minlength=classes)
+        balanced = len(assembly.splits.train) / (classes * counts.clamp(min=1))
+        return balanced.float().to(assembly.device)
+    if len(given) != classes:
+        raise UsageError(
+            f"class_weights has {len(given)} values for {classes} classes",
+            f"give {classes}, in the order of the class names, or balanced",
+        )
+    return torch.tensor(given, device=assembly.device)
+
+
+def _refuse_missing_validation(assembly: Assembly, schedule: LRScheduler) -> None:
+    """Refuse what looks at the validation split where there is none.
+
+    Raises:
+        UsageError: there is none, and early stopping or the schedule asks for it.
+    """
+    if assembly.splits.validation is not None:
+        return
+    if assembly.config.early_stopping or isinstance(schedule, WatchesValidation):
+        asking = (
+            "early_stopping"
+            if assembly.config.early_stopping
+            else f"schedule '{assembly.config.schedule.name}'"
+        )
+        raise UsageError(
+            f"{asking} needs a validation split, and validation is 0", "set --validation 0.1"
+        )

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from rdfia_cli import durable
 from rdfia_cli.errors import ComponentError, RdfiaError
-from rdfia_cli.training.inputs import statistics_from
+from rdfia_cli.training.averaging import Best
+from rdfia_cli.training.inputs import Statistics
 from rdfia_cli.training.loop import TrainingState, refuse_divergence, refuse_infinite_weights
 
 MODEL = "model.safetensors"
@@ -217,7 +218,7 @@ def discard_newer(folder: Path, sound: Generation | None) -> None:
 def encode_weights(state: TrainingState) -> bytes:
     """The bytes of `model.safetensors`: parameters, buffers and input statistics."""
     tensors = {
-        **state.model.state_dict(),
+        **state.scored.state_dict(),
         **{f"{STATISTICS}{name}": t for name, t in state.statistics.tensors().items()},
     }
     for name, tensor in tensors.items():
@@ -239,6 +240,8 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def encode_state(state: TrainingState) -> bytes:
     """The bytes of `state.safetensors`: optimizer, schedule, loss scale and progress.
 
+    And the weights that are trained or were best, where they are not those of `model.safetensors`.
+
     Tensors are stored as such; what surrounds them is JSON in the file's metadata, in which a
     tensor is `{"tensor": name}` and floats keep all their digits.
     """
@@ -248,6 +251,8 @@ def encode_state(state: TrainingState) -> bytes:
         "schedule": state.schedule.state_dict(),
         "scaler": state.scaler.state_dict(),
         "progress": vars(state.progress),
+        "trained": dict(state.model.state_dict()) if state.average else {},
+        "best": vars(state.best) if state.best else {},
     }
     plain = {key: _flatten(value, key, tensors) for key, value in tree.items()}
     return safetensors.torch.save(_separate(tensors), {"tree": json.dumps(plain)})
@@ -299,20 +304,15 @@ def _load(generation: Generation, name: str) -> dict[str, Tensor]:
         ) from None
 
 
-def load_weights(model: nn.Module, generation: Generation) -> Mapping[str, Tensor]:
-    """Put the weights into the model and return the tensors of the input statistics.
+def load_weights(model: nn.Module, generation: Generation) -> Statistics:
+    """Put the weights into the model and return the statistics that normalise its inputs.
 
     Raises:
         ComponentError: the weights are not those of this model.
     """
-    tensors = _load(generation, MODEL)
-    statistics = {
-        name.removeprefix(STATISTICS): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(STATISTICS)
-    }
+    weights, statistics = _split_statistics(_load(generation, MODEL))
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ComponentError(
@@ -322,13 +322,30 @@ def load_weights(model: nn.Module, generation: Generation) -> Mapping[str, Tenso
     return statistics
 
 
+def load_statistics(generation: Generation) -> Statistics:
+    """The normalisation that was stored with the weights."""
+    return _split_statistics(_load(generation, MODEL))[1]
+
+
+def _split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Statistics]:
+    weights = {name: t for name, t in tensors.items() if not name.startswith(STATISTICS)}
+    others = {
+        name.removeprefix(STATISTICS): t for name, t in tensors.items() if name not in weights
+    }
+    return weights, Statistics(**others)
+
+
 def restore(state: TrainingState, generation: Generation) -> None:
     """Bring a freshly built state to where the generation was written."""
     device = state.progress.losses.device
-    state.statistics = statistics_from(load_weights(state.model, generation)).to(device)
+    state.statistics = load_weights(state.scored, generation).to(device)
     tensors = {name: t.clone() for name, t in _load(generation, STATE).items()}
     plain = json.loads(_metadata(generation.files[STATE])["tree"])
     tree = {key: _unflatten(value, tensors) for key, value in plain.items()}
+    if state.average:
+        state.model.load_state_dict(tree["trained"])
+    if state.best:
+        state.best = Best(**tree["best"])
     state.optimizer.load_state_dict(tree["optimizer"])
     _match_layout(state.optimizer)
     state.schedule.load_state_dict(tree["schedule"])

@@ -5,12 +5,14 @@ Split, move, scale, augment, normalise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rdfia_cli.config import PRESETS, parse_normalize
 from rdfia_cli.errors import ComponentError, UsageError
 from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split, Splits
 from rdfia_cli.training.randomness import derive_seed
@@ -19,6 +21,8 @@ EVALUATION_BATCH = 1024
 EVALUATION_VALUES = 2**25
 """Input values in a batch of evaluation at most: 128 MiB in fp32."""
 STATISTICS_CHUNK = 8192
+LARGEST_WHITENING = 8192
+"""Values of an input at most: the matrix takes 512 MiB in float64, its eigenvectors minutes."""
 SHARE_OF_FREE_MEMORY = 0.25
 """A split that takes less than this share of a GPU's free memory lives there."""
 
@@ -76,43 +80,72 @@ def scale(inputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What normalises the inputs: `(x - mean) / std`, fitted on train, saved with the weights.
+    """What normalises the inputs, fitted on train and saved with the weights.
+
+    `(x - mean) / std`, or with ZCA `(x - mean) W` on the flattened input.
 
     Attributes:
         mean, std: (C, 1, 1) for images or (F,) for points, float32; None leaves inputs alone.
+        whitening: W (D, D) float32 where D is the size of an input; then `mean` has its shape.
     """
 
     mean: Tensor | None = None
     std: Tensor | None = None
+    whitening: Tensor | None = None
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Normalise a batch (B, C, H, W) or (B, F)."""
-        if self.mean is None or self.std is None:
+        if self.mean is None:
             return inputs
-        return (inputs - self.mean) / self.std
+        centred = inputs - self.mean
+        if self.whitening is not None:
+            return (centred.flatten(1) @ self.whitening).view(inputs.shape)
+        return centred if self.std is None else centred / self.std
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by name."""
-        if self.mean is None or self.std is None:
-            return {}
-        return {"mean": self.mean, "std": self.std}
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     def to(self, device: torch.device) -> Statistics:
         """The same on a device."""
         return Statistics(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
 
-def fit_statistics(kind: str, train: Split) -> Statistics:
+def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
+    """What `normalize` asks for, from the train split as evaluation sees it: not augmented.
+
+    Args:
+        normalize: `train`, `none`, `zca`, `zca:eps=X` or a preset, as in `RunConfig`.
+        train: the training pipeline, still without statistics.
+
+    Raises:
+        UsageError: the preset is for another number of channels, or ZCA for inputs too large.
+    """
+    kind, epsilon = parse_normalize(normalize)
+    if kind == "none":
+        return Statistics()
+    if kind == "zca":
+        return _fit_whitening(train, epsilon)
+    if kind == "train":
+        return _fit_channels(train.split)
+    return _preset(kind, train.split.inputs.shape[1:])
+
+
+def _preset(name: str, shape: torch.Size) -> Statistics:
+    mean, std = PRESETS[name]
+    if len(shape) != 3 or len(mean) not in (1, shape[0]):
+        raise UsageError(
+            f"normalize = {name} is for images of {len(mean)} channels, not for {tuple(shape)}",
+            "use --normalize train",
+        )
+    return Statistics(torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1))
+
+
+def _fit_channels(train: Split) -> Statistics:
     """Mean and standard deviation of each channel, or feature, over the train split.
 
     Accumulated in float64 over chunks; a constant channel gets the standard deviation 1.
-
-    Args:
-        kind: `train` to fit, `none` for no normalisation.
-        train: the examples to fit on.
     """
-    if kind == "none":
-        return Statistics()
     axes = (0,) if train.inputs.ndim == 2 else (0, 2, 3)
     count = len(train) * train.inputs[0].numel() // train.inputs.shape[1]
     chunks = torch.arange(len(train)).split(STATISTICS_CHUNK)
@@ -124,6 +157,37 @@ def fit_statistics(kind: str, train: Split) -> Statistics:
     # A constant channel's deviation is the rounding of its sums, not quite 0.
     std = torch.where(std > 1e-7 * mean.abs(), std, torch.ones_like(std)).view_as(around)
     return Statistics(around.float(), std.float())
+
+
+def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
+    """ZCA (Bell and Sejnowski 1997): W = U diag(1 / sqrt(variance + eps)) U^T, in float64.
+
+    U and the variances are eigenvectors and eigenvalues of the covariance of the flattened inputs,
+    in the shape in which the model is fed: after the augmentations' counterparts at test time.
+    """
+    batches = (batch.inputs for batch in train.evaluation_batches())
+    first = next(batches)
+    features = first[0].numel()
+    if features > LARGEST_WHITENING:
+        raise UsageError(
+            f"normalize = zca needs a {features:,} x {features:,} matrix for inputs of shape "
+            f"{tuple(first.shape[1:])}",
+            f"use --normalize train, or images of at most {LARGEST_WHITENING:,} values",
+        )
+    # Around the first batch's mean, not around 0, the covariance loses no digits.
+    shift = first.double().mean(0)
+    total = torch.zeros(features, dtype=torch.float64, device=shift.device)
+    products = torch.zeros(features, features, dtype=torch.float64, device=shift.device)
+    for inputs in itertools.chain([first], batches):
+        centred = (inputs.double() - shift).flatten(1)
+        total += centred.sum(0)
+        products.addmm_(centred.T, centred)
+    mean = total / len(train.split)
+    covariance = products / len(train.split) - mean.outer(mean)
+    variances, directions = torch.linalg.eigh(covariance)
+    scales = (variances.clamp(min=0) + epsilon).rsqrt()
+    whitening = (directions * scales) @ directions.T
+    return Statistics((shift + mean.view_as(shift)).float(), whitening=whitening.float())
 
 
 def output_of(augmentations: Sequence[Augmentation], input: InputSpec) -> InputSpec:
@@ -165,14 +229,21 @@ class Pipeline:
             batch = augmentation(batch, generator)
         return self._finish(batch)
 
+    def expect(self, indices: Tensor) -> None:
+        """Say which examples (B,) int64 the next batch is of, so that a file can be read ahead."""
+        if self.split.prefetch is not None and len(indices):
+            self.split.prefetch(self.split.locate(indices))
+
     def evaluation_batches(self) -> Iterator[Batch]:
         """The whole split in order, through the augmentations' deterministic counterparts."""
         counterparts = [a.evaluation for a in self.augmentations if a.evaluation is not None]
         unused = torch.Generator(self.device)
         values = self.split.inputs[0].numel()
         size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
-        for indices in torch.arange(len(self.split)).split(size):
-            batch = self._take(indices.to(self.split.inputs.device))
+        order = torch.arange(len(self.split), device=self.split.inputs.device).split(size)
+        for indices, following in itertools.zip_longest(order, order[1:], fillvalue=order[0][:0]):
+            self.expect(following)
+            batch = self._take(indices)
             for counterpart in counterparts:
                 batch = counterpart(batch, unused)
             yield self._finish(batch)
@@ -211,8 +282,3 @@ def refuse_unlike(found: Splits, expected: InputSpec, name: str) -> None:
             f"the run has {expected.shape} and {expected.classes}",
             "evaluate on data of the same shape and classes",
         )
-
-
-def statistics_from(tensors: Mapping[str, Tensor]) -> Statistics:
-    """Statistics from the tensors saved with the weights."""
-    return Statistics(tensors.get("mean"), tensors.get("std"))

@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rdfia_cli.errors import DivergedError
+from rdfia_cli.spec import WatchesValidation
+from rdfia_cli.training.averaging import Average, Best
 from rdfia_cli.training.inputs import Pipeline, Statistics
 from rdfia_cli.training.metrics import Score, count_correct, score
 from rdfia_cli.training.precision import Arithmetic
 from rdfia_cli.training.randomness import derive_seed, draw_order, seed_global_generators
-from rdfia_cli.training.step import predict, training_step
+from rdfia_cli.training.step import PLAIN, Objective, predict, training_step
 
 REMEDY = "lower --lr, or warm up for more epochs with --set schedule.warmup=N"
 STEPS_BETWEEN_LOSS_CHECKS = 100
@@ -33,6 +35,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
+        stopped: it ended before its last epoch, since validation no longer improved.
         losses: (steps_per_epoch,) float32, the mean loss of each step of this epoch so far.
         correct: 0-dim int64, the examples of this epoch classified rightly so far.
         epoch: whole epochs done.
@@ -45,6 +48,7 @@ class Progress:
 
     losses: Tensor
     correct: Tensor
+    stopped: bool = False
     epoch: int = 0
     step: int = 0
     learning_rate: float = 0.0
@@ -60,7 +64,15 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """All that changes while training: what a checkpoint must hold."""
+    """All that changes while training: what a checkpoint must hold.
+
+    Attributes:
+        model, optimizer, schedule, scaler: what makes the steps.
+        statistics: the normalisation of the inputs.
+        progress: how far it is.
+        average: the moving average of the weights, where one is asked for.
+        best: the weights of the best epoch, where training may stop early.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -68,6 +80,13 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     statistics: Statistics
     progress: Progress
+    average: Average | None = None
+    best: Best | None = None
+
+    @property
+    def scored(self) -> nn.Module:
+        """The model that is evaluated and kept."""
+        return self.average.model if self.average else self.model
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,8 @@ class Plan:
         batch_size: examples a step; the last step of an epoch may have fewer.
         seed: the seed of the run.
         arithmetic: precision and layout.
+        objective: the loss, and the limit of the gradient.
+        patience: epochs without a better validation score before it stops; 0: never.
     """
 
     train: Pipeline
@@ -89,6 +110,8 @@ class Plan:
     batch_size: int
     seed: int
     arithmetic: Arithmetic
+    objective: Objective = PLAIN
+    patience: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,6 +141,7 @@ class EpochEnd:
         evaluations: the scores after the epoch, by split.
         seconds: the epoch took, scoring included.
         images_per_second: through the training steps.
+        last: the run is over; the weights are those that it keeps.
     """
 
     epoch: int
@@ -127,6 +151,7 @@ class EpochEnd:
     evaluations: Mapping[str, Score]
     seconds: float
     images_per_second: float
+    last: bool
 
 
 Event = StepEnd | EpochEnd
@@ -142,12 +167,12 @@ def begin(plan: Plan) -> Progress:
 
 
 def fit(state: TrainingState, plan: Plan) -> Iterator[Event]:
-    """Train from where the state is to the last epoch: an event a step and an event an epoch.
+    """Train from where the state is to the end: an event a step and an event an epoch.
 
     Raises:
         DivergedError: a loss or a weight became NaN or infinite.
     """
-    while state.progress.epoch < plan.epochs:
+    while state.progress.epoch < plan.epochs and not state.progress.stopped:
         yield from _take_steps(state, plan)
         yield _finish_epoch(state, plan)
 
@@ -160,14 +185,17 @@ def _take_steps(state: TrainingState, plan: Plan) -> Iterator[StepEnd]:
     for step in range(progress.step, plan.steps_per_epoch):
         clock = time.perf_counter()
         indices = order[step * plan.batch_size : (step + 1) * plan.batch_size]
+        plan.train.expect(order[(step + 1) * plan.batch_size : (step + 2) * plan.batch_size])
         batch = plan.train.batch(indices, progress.epoch, step)
         progress.learning_rate = float(state.optimizer.param_groups[0]["lr"])
         seed = derive_seed(plan.seed, "layers", progress.epoch, step)
         seed_global_generators(seed, device)
         loss, logits = training_step(
-            state.model, batch, state.optimizer, plan.arithmetic, state.scaler
+            state.model, batch, state.optimizer, plan.arithmetic, state.scaler, plan.objective
         )
         state.schedule.step()
+        if state.average is not None:
+            state.average.update(state.model, progress.total_steps)
         progress.losses[step] = loss
         progress.correct += count_correct(logits, batch.labels)
         progress.step = step + 1
@@ -185,7 +213,7 @@ def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
     training_seconds = progress.seconds + time.perf_counter() - clock
     clock = time.perf_counter()
     evaluations = {
-        name: score(*predict_split(state.model, pipeline, plan.arithmetic))
+        name: score(*predict_split(state.scored, pipeline, plan.arithmetic))
         for name, pipeline in plan.evaluations.items()
     }
     for name, found in evaluations.items():
@@ -200,6 +228,11 @@ def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
     progress.evaluation_seconds += evaluation_seconds
     progress.losses.zero_()
     progress.correct.zero_()
+    if "validation" in evaluations:
+        _learn_from_validation(state, plan, evaluations["validation"])
+    last = progress.stopped or progress.epoch == plan.epochs
+    if last and state.best is not None:
+        state.scored.load_state_dict(state.best.weights)
     return EpochEnd(
         epoch=progress.epoch,
         epochs=plan.epochs,
@@ -208,7 +241,17 @@ def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
         evaluations=evaluations,
         seconds=training_seconds + evaluation_seconds,
         images_per_second=len(plan.train.split) / training_seconds,
+        last=last,
     )
+
+
+def _learn_from_validation(state: TrainingState, plan: Plan, found: Score) -> None:
+    """Tell the schedule how the epoch went, and stop if none was better for a while."""
+    if isinstance(state.schedule, WatchesValidation):
+        state.schedule.observe(found.loss)
+    if state.best is not None:
+        state.best.improve(state.progress.epoch, found, state.scored)
+        state.progress.stopped = state.progress.epoch - state.best.epoch >= plan.patience
 
 
 def _score_of_steps(progress: Progress, plan: Plan) -> Score:

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdfia_cli.errors import ComponentError, DivergedError
 from rdfia_cli.spec import Batch, HandDifferentiated
 
 if TYPE_CHECKING:
-    from torch import nn
     from torch.optim import Optimizer
 
     from rdfia_cli.training.precision import Arithmetic
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step makes smaller, and how far it may go at once.
+
+    Attributes:
+        classes: how many there are.
+        label_smoothing: the share of each label that all classes get alike (Szegedy et al. 2016,
+            arXiv:1512.00567).
+        class_weights: (classes,) float32, the weight of each class in the loss, or None.
+        clip_norm: the largest norm of the whole gradient; 0 leaves it as it is.
+    """
+
+    classes: int = 0
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+    clip_norm: float = 0.0
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy, 0-dim, of logits (B, classes) and labels as in `Batch`.
+
+        With class weights and plain labels it is the weighted mean; with mixed labels the weights
+        multiply each class's term, and the mean is over the examples.
+        """
+        return F.cross_entropy(
+            logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        )
+
+    def smooth(self, labels: Tensor) -> Tensor:
+        """The smoothed labels, (B, classes) float32, for a model that has no loss to tell."""
+        if not self.label_smoothing:
+            return labels
+        shares = F.one_hot(labels, self.classes).float() if labels.ndim == 1 else labels
+        return shares * (1 - self.label_smoothing) + self.label_smoothing / self.classes
+
+
+PLAIN = Objective()
 
 
 def training_step(
@@ -24,6 +62,7 @@ def training_step(
     optimizer: Optimizer,
     arithmetic: Arithmetic,
     scaler: torch.amp.GradScaler,
+    objective: Objective = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Update the weights once.
 
@@ -33,6 +72,7 @@ def training_step(
         optimizer: over the model's parameters.
         arithmetic: the precision of the forward and backward pass.
         scaler: scales the loss in fp16; disabled otherwise.
+        objective: the loss and the limit of the gradient.
 
     Returns:
         The mean loss, 0-dim, and the logits (B, classes), both detached and still on the device.
@@ -43,7 +83,8 @@ def training_step(
     """
     optimizer.zero_grad(set_to_none=True)
     if isinstance(model, HandDifferentiated):
-        loss, logits = model.loss_and_logits(batch.inputs, batch.labels)
+        labels = objective.smooth(batch.labels)
+        loss, logits = model.loss_and_logits(batch.inputs, labels)
     else:
         with arithmetic.autocast(batch.inputs.device):
             logits = model(batch.inputs)
@@ -53,8 +94,12 @@ def training_step(
                 "a model must return one tensor (batch, classes)",
             )
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        loss = F.cross_entropy(wide, batch.labels)
+        loss = objective.loss(wide, batch.labels)
         scaler.scale(loss).backward()
+    if objective.clip_norm:
+        scaler.unscale_(optimizer)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        nn.utils.clip_grad_norm_(parameters, objective.clip_norm)
     try:
         scaler.step(optimizer)
     except RuntimeError as error:

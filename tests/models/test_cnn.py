@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,16 +54,36 @@ def kinds(model: nn.Module) -> list[str]:
 
 def test_the_plain_cnn_is_three_convolutions_and_two_linear_layers():
     assert kinds(cnn(CROPPED)) == [
-        *["Conv2d", "ReLU", "MaxPool2d"] * 3,
+        *["Conv2d", "MaxPool2d", "ReLU"] * 3,
         *["Flatten", "Linear", "ReLU", "Linear"],
     ]
 
 
 def test_batch_normalisation_stands_right_after_each_convolution_before_relu():
     assert kinds(cnn(CROPPED, batch_norm=True)) == [
-        *["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 3,
+        *["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"] * 3,
         *["Flatten", "Linear", "ReLU", "Linear"],
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_relu_after_pooling_gives_the_bits_of_the_course_s_order(dtype: torch.dtype, batch_norm):
+    torch.manual_seed(0)
+    model = cnn(InputSpec((3, 15, 15), 10), batch_norm=batch_norm).to(dtype)
+    layers = dict(copy.deepcopy(model).named_children())
+    order = list(layers)
+    for number in "123":
+        first, second = order.index(f"pool{number}"), order.index(f"relu{number}")
+        order[first], order[second] = order[second], order[first]
+    course = nn.Sequential(*(layers[name] for name in order))
+    # Coarse values, so that many windows hold several equal maxima.
+    images = torch.randint(0, 3, (8, 3, 15, 15)).to(dtype)
+    for network in (model, course):
+        network(images).square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert torch.equal(model(images), course(images))
+    assert all(map(torch.equal, gradients, (p.grad for p in course.parameters())))
 
 
 def test_dropout_stands_between_the_two_linear_layers():

@@ -27,7 +27,6 @@ from rdfia_cli.training.inputs import (
     fit_statistics,
     scale,
     split_validation,
-    statistics_from,
 )
 
 CPU = torch.device("cpu")
@@ -177,7 +176,7 @@ def test_statistics_are_numpys_however_the_examples_are_chunked(
 ):
     monkeypatch.setattr(inputs, "STATISTICS_CHUNK", chunk)
     train = examples(kind)
-    found = fit_statistics("train", train)
+    found = fit_statistics("train", pipeline(train))
     for ours, theirs in zip((found.mean, found.std), by_numpy(train), strict=True):
         assert ours.dtype == torch.float32
         assert ours.flatten().tolist() == pytest.approx(theirs.tolist(), rel=1e-6)
@@ -186,7 +185,7 @@ def test_statistics_are_numpys_however_the_examples_are_chunked(
 @kinds
 def test_the_train_split_normalised_has_mean_0_and_deviation_1(kind: str):
     train = examples(kind)
-    found = fit_statistics("train", train).apply(scale(train.inputs)).numpy()
+    found = fit_statistics("train", pipeline(train)).apply(scale(train.inputs)).numpy()
     axes = (0, 2, 3) if found.ndim == 4 else 0
     assert found.mean(axes) == pytest.approx(0, abs=1e-5)
     assert found.std(axes) == pytest.approx(1, abs=1e-5)
@@ -197,14 +196,14 @@ def test_the_train_split_normalised_has_mean_0_and_deviation_1(kind: str):
 def test_a_constant_channel_is_centred_and_not_blown_up(value: float, shape: tuple[int, ...]):
     train = torch.rand(shape)
     train[:, 0] = value
-    found = fit_statistics("train", Split(train, torch.zeros(shape[0])))
+    found = fit_statistics("train", pipeline(Split(train, torch.zeros(shape[0]))))
     assert found.std.flatten()[0] == 1
     assert found.apply(train)[:, 0].abs().max() < 1e-3
     assert found.apply(train + 0.5)[:, 0].mean().item() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_without_normalisation_the_inputs_stay():
-    none = fit_statistics("none", examples("points"))
+    none = fit_statistics("none", pipeline(examples("points")))
     values = torch.randn(3, 2)
     assert torch.equal(none.apply(values), values)
     assert none.tensors() == {}
@@ -212,8 +211,8 @@ def test_without_normalisation_the_inputs_stay():
 
 @pytest.mark.parametrize("kind", ["train", "none"])
 def test_statistics_come_back_from_the_tensors_that_are_saved(kind: str):
-    fitted = fit_statistics(kind, examples("images"))
-    loaded = statistics_from(fitted.to(CPU).tensors())
+    fitted = fit_statistics(kind, pipeline(examples("images")))
+    loaded = Statistics(**fitted.to(CPU).tensors())
     values = torch.rand(2, 3, 5, 4)
     assert torch.equal(loaded.apply(values), fitted.apply(values))
 
@@ -286,7 +285,7 @@ def spied(seed: int = 0) -> Pipeline:
 
 def test_a_batch_is_the_examples_asked_for_scaled_and_normalised():
     split = examples("pixels")
-    statistics = fit_statistics("train", split)
+    statistics = fit_statistics("train", pipeline(split))
     indices = torch.tensor([4, 0, 33, 4])
     batch = pipeline(split, statistics=statistics).batch(indices, 0, 0)
     mean, std = (array[:, None, None] for array in by_numpy(split))
@@ -298,7 +297,9 @@ def test_a_batch_is_the_examples_asked_for_scaled_and_normalised():
 def test_augmentations_see_pixels_from_0_to_1_before_normalisation():
     split = examples("pixels")
     spy = Spy(InputSpec((3, 5, 4), 3))
-    pipeline(split, spy, statistics=fit_statistics("train", split)).batch(torch.arange(50), 0, 0)
+    pipeline(split, spy, statistics=fit_statistics("train", pipeline(split))).batch(
+        torch.arange(50), 0, 0
+    )
     assert torch.equal(spy.seen[0], scale(split.inputs))
 
 
@@ -361,7 +362,7 @@ def test_evaluation_cuts_the_centre_draws_nothing_and_is_the_same_each_time():
     split = examples("pixels")
     spec = InputSpec((3, 5, 4), 3)
     chain = (random_crop(spec, size=2), horizontal_flip(InputSpec((3, 2, 2), 3), probability=1.0))
-    flow = pipeline(split, *chain, statistics=fit_statistics("train", split))
+    flow = pipeline(split, *chain, statistics=fit_statistics("train", pipeline(split)))
     (first,), (second,) = (list(flow.evaluation_batches()) for _ in range(2))
     expected = flow.statistics.apply(scale(split.inputs))[:, :, 1:3, 1:3]
     assert torch.equal(first.inputs, expected)
@@ -387,7 +388,7 @@ def test_batches_lie_in_memory_as_the_run_wants(layout: torch.memory_format):
 
 def test_points_flow_through_as_images_do():
     split = examples("points")
-    statistics = fit_statistics("train", split)
+    statistics = fit_statistics("train", pipeline(split))
     flow = pipeline(split, statistics=statistics, layout=torch.channels_last)
     (evaluated,) = flow.evaluation_batches()
     assert torch.equal(evaluated.inputs, statistics.apply(split.inputs))

@@ -64,7 +64,10 @@ def prepare(
     model: nn.Module, *augmentations, optimizer=sgd, seed=0, evaluated=True, **parameters
 ) -> tuple[TrainingState, Plan]:
     """A run that has not begun, of 23 images in batches of 5: 5 steps an epoch, 2 epochs."""
-    statistics = fit_statistics("train", examples(COUNT, 0))
+    plain = Pipeline(
+        examples(COUNT, 0), augmentations, Statistics(), CPU, torch.contiguous_format, seed
+    )
+    statistics = fit_statistics("train", plain)
 
     def pipeline(split: Split) -> Pipeline:
         return Pipeline(split, augmentations, statistics, CPU, torch.contiguous_format, seed)

@@ -1,0 +1,76 @@
+"""Weights besides those that are trained: their moving average, and those of the best epoch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from rdfia_cli.training.metrics import Score
+
+
+class Average:
+    """An exponential moving average of a model's weights, which is scored and kept in its place.
+
+    Attributes:
+        model: a copy of the model, with the averages as its parameters and buffers.
+        decay: how much of the average stays in a step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model's weights; call it after each step.
+
+        The decay is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage,
+        so that the random start is soon forgotten.
+
+        Args:
+            model: the model that is trained.
+            step: how many steps it has made before this one.
+        """
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        current = model.state_dict()
+        for name, average in self.model.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(current[name], share)
+            else:
+                average.copy_(current[name])
+
+
+@dataclass
+class Best:
+    """The epoch with the best validation score so far, and its weights.
+
+    Attributes:
+        epoch: its number, from 1; 0 before the first.
+        accuracy, loss: on validation; the loss decides between equal accuracies.
+        weights: parameters and buffers by name.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+    weights: Mapping[str, Tensor]
+
+    def improve(self, epoch: int, score: Score, model: nn.Module) -> None:
+        """Take over the weights of a model that scored better."""
+        if self.epoch and (score.accuracy, -score.loss) <= (self.accuracy, -self.loss):
+            return
+        self.epoch, self.accuracy, self.loss = epoch, score.accuracy, score.loss
+        self.weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+
+def no_best_yet(model: nn.Module) -> Best:
+    """Before the first epoch."""
+    return Best(0, 0.0, 0.0, {name: t.detach().clone() for name, t in model.state_dict().items()})
