@@ -305,6 +305,44 @@ def evaluate(
     raise typer.Exit(console.call(command.run, ctx.params))
 
 
+@app.command()
+def augment(
+    ctx: typer.Context,
+    data: Annotated[
+        str | None,
+        _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        _setting(
+            "--augment",
+            metavar="A",
+            help="An augmentation; repeat it for more, in order.",
+            group="augmentations",
+        ),
+    ] = None,
+    seed: Annotated[
+        str | None,
+        _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
+    ] = None,
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE", help="The picture: .png or .svg.")
+    ] = "augmented.png",
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=1, max=64, help="Examples, a row each.")
+    ] = 8,
+    draws: Annotated[
+        int, typer.Option("--draws", metavar="N", min=1, max=32, help="Draws of each example.")
+    ] = 8,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Draw a grid of augmented samples."""
+    from rdfia_cli.commands import augment as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
 @app.command("list")
 def list_components(
     ctx: typer.Context,

@@ -7,15 +7,18 @@ whole or absent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli import durable
 from rdfia_cli.errors import RdfiaError
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ IMAGES = "images.uint8"
 LABELS = "labels.int64"
 MANIFEST = "manifest.json"
 SCHEMA = "rdfia.store/1"
+REMOVED = ".removed"
+"""The ending of a folder that is on its way out."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Manifest:
         skipped: the files that were left out, each with the reason.
         source: where the images came from, in words: a folder, or a file of the cache.
         evidence: what tells later whether the source is still what it was.
+        notes: what the user should know about the source, a line each.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Manifest:
     skipped: tuple[tuple[str, str], ...]
     source: str
     evidence: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -105,17 +112,36 @@ def read_store(store: Path) -> Store | None:
         content: dict[str, Any] = json.loads((store / MANIFEST).read_bytes())
         if content.pop("schema") != SCHEMA:
             return None
-        height, width, channels = content.pop("shape")
-        classes = tuple(content.pop("classes"))
-        skipped = tuple((file, reason) for file, reason in content.pop("skipped"))
-        manifest = Manifest(
-            **content, shape=(height, width, channels), classes=classes, skipped=skipped
-        )
+        manifest = _decode_manifest(content)
         sizes = {name: (store / name).stat().st_size for name in (IMAGES, LABELS)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = sizes == {IMAGES: manifest.image_bytes, LABELS: 8 * manifest.examples}
     return Store(store, manifest) if whole else None
+
+
+def _decode_manifest(content: dict[str, Any]) -> Manifest:
+    """The manifest in a decoded `manifest.json`: JSON has lists where it has tuples."""
+    height, width, channels = content.pop("shape")
+    skipped = tuple((file, reason) for file, reason in content.pop("skipped"))
+    lines = {name: tuple(content.pop(name)) for name in ("classes", "notes")}
+    return Manifest(**content, shape=(height, width, channels), skipped=skipped, **lines)
+
+
+def renew_manifest(store: Store, manifest: Manifest) -> Store:
+    """Describe the same images and labels anew; the caller holds the right to prepare the store.
+
+    Raises:
+        RdfiaError: the disk refuses.
+    """
+    try:
+        durable.write_file(store.folder / MANIFEST, manifest.encode())
+    except OSError as error:
+        raise RdfiaError(
+            f"cannot write '{store.folder}': {error.strerror}",
+            f"set {VARIABLE} to a folder that you may write to",
+        ) from None
+    return Store(store.folder, manifest)
 
 
 def stores(root: Path) -> Iterator[Store]:
@@ -130,15 +156,15 @@ def stores(root: Path) -> Iterator[Store]:
 def remove_store(store: Path) -> None:
     """Remove a store: out of sight first, so that a process killed meanwhile leaves no half of it.
 
-    A process that trains from it keeps the files open and goes on.
+    A process that trains from it keeps the files open and goes on. It may be gone already.
 
     Raises:
         RdfiaError: the disk refuses.
     """
-    aside = store.with_name(f".{store.name}.removed")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        store.replace(aside)
+        aside = Path(tempfile.mkdtemp(prefix=f".{store.name}.", suffix=REMOVED, dir=store.parent))
+        with contextlib.suppress(FileNotFoundError):
+            store.replace(aside)
         shutil.rmtree(aside)
     except OSError as error:
         raise RdfiaError(

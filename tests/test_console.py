@@ -401,7 +401,7 @@ def test_a_run_that_ctrl_c_preempted_stops_the_loop_of_a_shell_too():
         ("rdfia train c", ["cnn"]),
         ("rdfia train --optimizer ad", ["adam", "adamw"]),
         ("rdfia train --data d", ["digits"]),
-        ("rdfia train --augment r", ["random_crop"]),
+        ("rdfia train --augment random_c", ["random_crop"]),
         ("rdfia train --schedule cos", ["cosine"]),
         ("rdfia tr", ["train"]),
     ],

@@ -43,8 +43,8 @@ def change_sharpness(levels: Tensor, amounts: Tensor) -> Tensor:
 
 
 def _move_away(levels: Tensor, target: Tensor, amounts: Tensor) -> Tensor:
-    factor = (1 + amounts)[:, None, None, None]
-    return (levels * factor).add_(target * (1 - factor)).clamp_(0, 255).floor_()
+    moved = levels + amounts[:, None, None, None] * (levels - target)
+    return moved.clamp_(0, 255).floor_()
 
 
 def posterize(levels: Tensor, amounts: Tensor) -> Tensor:
@@ -65,7 +65,9 @@ def stretch_contrast(levels: Tensor, amounts: Tensor) -> Tensor:
     """
     low = levels.amin((2, 3), keepdim=True)
     span = levels.amax((2, 3), keepdim=True) - low
-    stretched = (levels - low).div_(torch.where(span == 0, 1.0, span / 255)).clamp_(0, 255)
+    # Not divided by 255: a rounding otherwise than torchvision's would cost some pixels a level.
+    unit = torch.where(span == 0, 1.0, span * (1 / 255))
+    stretched = (levels - low).div_(unit).clamp_(0, 255)
     return torch.where(span == 0, levels, stretched.floor_())
 
 

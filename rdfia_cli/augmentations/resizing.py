@@ -97,7 +97,9 @@ class RandomResizedCrop(nn.Module):
         height, width = self.output.shape[1:]
         rows = _resizing_weights(part.top, part.height, images.shape[2], height)
         columns = _resizing_weights(part.left, part.width, images.shape[3], width)
-        resized = rows[:, None] @ (images.contiguous() @ columns.mT[:, None])
+        # All rows of all channels at once, then each channel.
+        narrow = (images.flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
+        resized = rows[:, None] @ narrow
         return Batch(lay_out_like(resized, images), batch.labels)
 
 
@@ -120,9 +122,9 @@ def _resizing_weights(start: Tensor, length: Tensor, side: int, size: int) -> Te
     within = (positions >= 0) & (positions < length[:, None, None])
     step = (length / size)[:, None, None]
     centres = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
-    distances = (positions + 0.5 - centres).abs() / step.clamp(min=1)
-    weights = (1 - distances).clamp(min=0) * within
-    return weights / weights.sum(-1, keepdim=True)
+    distances = (positions + 0.5 - centres).abs_().div_(step.clamp(min=1))
+    weights = distances.neg_().add_(1).clamp_(min=0).mul_(within)
+    return weights.div_(weights.sum(-1, keepdim=True))
 
 
 class ResizedCentre(nn.Module):

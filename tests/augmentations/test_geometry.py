@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binomtest, chisquare, ks_2samp
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
-from rdfia_cli.augmentations.geometry import horizontal_flip, random_crop
+from rdfia_cli.augmentations.geometry import horizontal_flip, random_crop, vertical_flip
 from rdfia_cli.errors import ComponentError
 from rdfia_cli.spec import Batch, InputSpec
 
@@ -164,10 +166,59 @@ def test_a_size_that_does_not_fit_is_refused_and_either_way_out_works(side, othe
             random_crop(spec, **close)
 
 
-@pytest.mark.parametrize("builder", [random_crop, horizontal_flip])
-def test_points_are_refused(builder):
-    with pytest.raises(ComponentError, match=f"{builder.__name__} needs images"):
-        builder(InputSpec((2,), 2))
+@st.composite
+def paddings(draw: st.DrawFn) -> tuple[Batch, int, str]:
+    """A batch, a padding that its images can be mirrored into, and what the padding holds."""
+    count, channels, height, width = (draw(st.integers(1, 6)) for _ in range(4))
+    mode = draw(st.sampled_from(["constant", "edge", "reflect", "symmetric"]))
+    side = min(height, width)
+    most = {"reflect": side - 1, "symmetric": side}.get(mode, 7)
+    return distinct(count, channels, height, width), draw(st.integers(0, most)), mode
+
+
+@settings(max_examples=80, deadline=None)
+@given(paddings(), st.sampled_from([0.0, 0.25, 1.0]), st.integers(0, 2**32), st.data())
+def test_a_crop_is_what_torchvision_cuts_at_the_same_place(case, fill: float, seed: int, data):
+    batch, padding, mode = case
+    shape = batch.inputs.shape[1:]
+    size = data.draw(st.integers(1, min(shape[1:]) + 2 * padding), label="size")
+    crop = random_crop(
+        InputSpec(shape, 10), size=size, padding=padding, padding_mode=mode, fill=fill
+    )
+    padded = functional.pad(batch.inputs, [padding], fill=fill, padding_mode=mode)
+    top, left = crop.draw(padded, seeded(seed))
+    found = crop(batch, seeded(seed)).inputs
+    for window, image, i, j in zip(found, padded, top.tolist(), left.tolist(), strict=True):
+        assert torch.equal(window, functional.crop(image, i, j, size, size))
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric"])
+def test_the_centre_at_test_time_is_padded_in_the_same_way(mode: str):
+    batch = distinct(2, 3, 4, 4)
+    crop = random_crop(InputSpec((3, 4, 4), 10), size=10, padding=3, padding_mode=mode)
+    expected = functional.pad(batch.inputs, [3], padding_mode=mode)
+    assert torch.equal(crop.evaluation(batch, seeded()).inputs, expected)
+
+
+def test_offsets_have_the_distribution_of_torchvision():
+    image = torch.zeros(1, 1, 12, 9)
+    theirs = v2.RandomCrop(5)
+    expected = [theirs.make_params([image[0]]) for _ in range(2000)]
+    top, left = random_crop(InputSpec((1, 12, 9), 2), size=5).draw(
+        image.expand(2000, -1, -1, -1), seeded()
+    )
+    assert ks_2samp(top, [params["top"] for params in expected]).pvalue > 1e-3
+    assert ks_2samp(left, [params["left"] for params in expected]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("mode", "most"), [("reflect", 4), ("symmetric", 5)])
+def test_an_image_is_not_mirrored_beyond_itself(mode: str, most: int):
+    spec = InputSpec((1, 5, 9), 10)
+    assert random_crop(spec, size=4, padding=most, padding_mode=mode)
+    with pytest.raises(ComponentError, match=f"cannot mirror {most + 1} pixels") as caught:
+        random_crop(spec, size=4, padding=most + 1, padding_mode=mode)
+    assert f"padding to {most} or less" in caught.value.remedy
+    assert random_crop(spec, size=4, padding=most + 1, padding_mode="edge")
 
 
 def flip(batch: Batch, probability: float, seed: int = 0) -> Tensor:
@@ -175,6 +226,21 @@ def flip(batch: Batch, probability: float, seed: int = 0) -> Tensor:
     images, labels = augmentation(batch, seeded(seed))
     assert torch.equal(labels, batch.labels)
     return images
+
+
+@pytest.mark.parametrize(
+    ("builder", "mirror"),
+    [(horizontal_flip, functional.horizontal_flip), (vertical_flip, functional.vertical_flip)],
+)
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 6)] * 4), seed=st.integers(0, 2**32))
+def test_a_flip_mirrors_the_samples_drawn_as_torchvision_does(builder, mirror, shape, seed: int):
+    batch = distinct(*shape)
+    augmentation = builder(InputSpec(shape[1:], 10))
+    mirrored = augmentation.draw(batch.inputs, seeded(seed)).tolist()
+    found = augmentation(batch, seeded(seed)).inputs
+    for image, original, flipped in zip(found, batch.inputs, mirrored, strict=True):
+        assert torch.equal(image, mirror(original) if flipped else original)
 
 
 @settings(max_examples=40, deadline=None)
@@ -209,56 +275,9 @@ def test_a_flip_mirrors_the_given_share_each_sample_by_its_own_draw(probability:
     assert binomtest(both, 2000, probability**2).pvalue > 1e-3
 
 
-def test_a_flip_is_by_half_and_only_while_training():
-    augmentation = horizontal_flip(CIFAR)
+@pytest.mark.parametrize("builder", [horizontal_flip, vertical_flip])
+def test_a_flip_is_by_half_and_only_while_training(builder):
+    augmentation = builder(CIFAR)
     assert augmentation.probability == 0.5
     assert augmentation.evaluation is None
     assert augmentation.output == CIFAR
-
-
-AUGMENTATIONS = [random_crop(CIFAR, padding=4), horizontal_flip(CIFAR)]
-names = pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["crop", "flip"])
-
-
-@names
-def test_the_batch_given_is_left_as_it_was(augmentation):
-    batch = distinct(8, 3, 32, 32)
-    kept = batch.inputs.clone()
-    out = augmentation(batch, seeded())
-    out.inputs.zero_()
-    assert torch.equal(batch.inputs, kept)
-    assert torch.equal(batch.labels, torch.arange(8))
-
-
-@names
-def test_equal_seeds_give_equal_batches_and_others_do_not(augmentation):
-    batch = distinct(32, 3, 32, 32)
-    torch.manual_seed(1)
-    first = augmentation(batch, seeded(5)).inputs
-    torch.manual_seed(2)
-    assert torch.equal(augmentation(batch, seeded(5)).inputs, first)
-    assert not torch.equal(augmentation(batch, seeded(6)).inputs, first)
-
-
-@names
-def test_draws_come_from_the_generator_given_alone(augmentation):
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    augmentation(distinct(8, 3, 32, 32), seeded())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@names
-def test_the_layout_in_memory_decides_nothing(augmentation):
-    batch = distinct(8, 3, 32, 32)
-    channels_last = batch.inputs.contiguous(memory_format=torch.channels_last)
-    expected = augmentation(batch, seeded()).inputs
-    found = augmentation(Batch(channels_last, batch.labels), seeded()).inputs
-    assert torch.equal(found, expected)
-
-
-@names
-def test_probabilities_as_labels_pass_through(augmentation):
-    labels = torch.rand(8, 10).softmax(1)
-    found = augmentation(Batch(distinct(8, 3, 32, 32).inputs, labels), seeded()).labels
-    assert torch.equal(found, labels)

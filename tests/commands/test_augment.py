@@ -1,0 +1,53 @@
+"""`rdfia augment` draws what training would be fed, and refuses what is no picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_grid_is_drawn_and_its_path_printed(rdfia, tmp_path: Path):
+    found = rdfia("augment", "--augment", "random_crop:size=7", "--augment", "mixup")
+    assert (found.code, found.out) == (0, "augmented.png\n")
+    with Image.open(tmp_path / "augmented.png") as picture:
+        width, height = picture.size
+    assert width > height > 500
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_another(rdfia, tmp_path: Path):
+    for name, seed in (("a.png", "1"), ("b.png", "1"), ("c.png", "2")):
+        arguments = ("--augment", "random_affine", "--samples", "2", "--draws", "2")
+        assert rdfia("augment", *arguments, "--seed", seed, "--out", name).code == 0
+    pictures = [(tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png")]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_json_tells_what_was_drawn(rdfia):
+    found = rdfia("augment", "--out", "a.svg", "--samples", "3", "--draws", "2", "--json").json
+    assert found == {
+        "schema": "rdfia.augment/1",
+        "out": "a.svg",
+        "samples": 3,
+        "draws": 2,
+        "shape": [1, 8, 8],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--out", "a.gif"), "cannot draw"),
+        (("--out", "nowhere/a.png"), "cannot draw"),
+        (("--data", "circles"), "holds no pictures"),
+        (("--augment", "random_crap"), "random_crop"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_written(rdfia, tmp_path, arguments, told):
+    found = rdfia("augment", *arguments)
+    assert found.code in (2, 4)
+    assert told in found.err
+    assert list(tmp_path.iterdir()) == []
