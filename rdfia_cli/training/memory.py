@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
 
     A step frees each activation and asks for as much again. By default glibc gives such memory
     back at once, and the kernel clears it page by page when it is touched anew: a fifth of the
-    time of the course's CNN at batch 128 (`benchmarks/step.py`). The process keeps its peak.
+    time of the course's CNN at batch 128 (`benchmarks/pipeline.py`). The process keeps its peak.
 
     Returns:
         Whether there is such an allocator to tell.
