@@ -1,0 +1,313 @@
+"""Published datasets are read as torchvision reads them, downloaded once, and never unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets as reference
+from scipy.io import savemat
+
+from rdfia_cli.commands.progress import watch
+from rdfia_cli.datasets import torchvision as published
+from rdfia_cli.errors import RdfiaError
+from rdfia_cli.spec import Preparing, Splits
+
+DRAWS = np.random.default_rng(0)
+COUNTS = {"train": 30, "test": 20}
+REAL = Path(os.environ.get("RDFIA_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def load(work: Any, events: list[Preparing] | None = None) -> Splits:
+    return watch(work, (events if events is not None else []).append)
+
+
+def checksum(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return head + array.astype(np.uint8).tobytes()
+
+
+def draw(*shape: int, below: int = 256) -> np.ndarray:
+    return DRAWS.integers(below, size=shape, dtype=np.uint8)
+
+
+def mnist_files(first: int = 0) -> dict[str, bytes]:
+    """Four files in MNIST's order: images and labels of train, then of test."""
+    found = {}
+    for name, count in (("train", COUNTS["train"]), ("t10k", COUNTS["test"])):
+        found[f"{name}-images-idx3-ubyte"] = idx(draw(count, 28, 28))
+        found[f"{name}-labels-idx1-ubyte"] = idx(draw(count, below=10) + first)
+    return found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
+    """A folder that is served, its address, and what was asked for."""
+    folder, asked = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_request(self, *_: Any) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{serving.server_port}/", asked
+        serving.shutdown()
+
+
+@pytest.fixture
+def offer(server, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, bytes]]:
+    """Serve a small MNIST in place of the published one."""
+    folder, address, _ = server
+
+    def serve() -> dict[str, bytes]:
+        files = mnist_files()
+        resources = []
+        for name, content in files.items():
+            packed = gzip.compress(content, mtime=0)
+            (folder / f"{name}.gz").write_bytes(packed)
+            resources.append((f"{name}.gz", checksum(packed)))
+        monkeypatch.setattr(reference.MNIST, "resources", resources)
+        monkeypatch.setattr(reference.MNIST, "mirrors", [address + "gone/", address])
+        return files
+
+    return serve
+
+
+def equal(splits: Splits, train: Any, test: Any) -> None:
+    """Our pixels and labels are those that torchvision's datasets give, image by image."""
+    for ours, theirs in ((splits.train, train), (splits.test, test)):
+        images = ours.take(torch.arange(len(ours)))
+        assert len(ours) == len(theirs)
+        for index, (image, label) in enumerate(theirs):
+            pixels = torch.from_numpy(np.array(image))
+            pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+            assert torch.equal(images[index], pixels)
+            assert ours.labels[index] == label
+
+
+def test_mnist_is_downloaded_once_and_read_as_torchvision_reads_it(offer, server, tmp_path):
+    offer()
+    events: list[Preparing] = []
+    splits = load(published.mnist(tmp_path / "cache"), events)
+    assert {event.unit for event in events} == {"bytes", "images"}
+    root = tmp_path / "cache" / "downloads"
+    asked = len(server[2])
+    again = load(published.mnist(tmp_path / "cache"))
+    assert len(server[2]) == asked, "the second start asks nobody"
+    assert splits.classes == tuple(reference.MNIST.classes)
+    for name in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            packed = root / "MNIST" / "raw" / f"{name}-{kind}-ubyte.gz"
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    for found in (splits, again):
+        equal(found, reference.MNIST(root), reference.MNIST(root, train=False))
+
+
+def test_a_folder_of_the_users_own_is_read_and_never_written_to(tmp_path, monkeypatch):
+    raw = tmp_path / "mine" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in mnist_files().items():
+        (raw / name).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("no network"))
+    splits = load(published.mnist(tmp_path / "cache", path=str(tmp_path / "mine")))
+    equal(splits, reference.MNIST(tmp_path / "mine"), reference.MNIST(tmp_path / "mine", False))
+    mine = [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts]
+    assert mine == before
+
+
+def test_without_network_the_error_names_the_file_and_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(RdfiaError) as caught:
+        load(published.mnist(tmp_path))
+    assert "train-images-idx3-ubyte.gz" in caught.value.fact
+    assert str(tmp_path / "downloads" / "MNIST" / "raw") in caught.value.remedy
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(offer, server, tmp_path):
+    offer()
+    (server[0] / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
+    with pytest.raises(RdfiaError, match="it has the md5"):
+        load(published.mnist(tmp_path / "cache"))
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_an_abandoned_download_leaves_nothing_and_the_next_one_completes(offer, tmp_path):
+    offer()
+    work = published.mnist(tmp_path / "cache")
+    next(work)
+    work.close()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert len(load(published.mnist(tmp_path / "cache")).train) == COUNTS["train"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08\x03",
+        idx(draw(30, 28, 28))[:-1],
+        idx(draw(30, 28, 28)) + b"\0",
+        bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"\0" * 100,
+        b"\0\0\x0d\x03" + idx(draw(30, 28, 28))[4:],
+    ],
+)
+def test_a_damaged_idx_file_is_refused(content: bytes, tmp_path: Path):
+    with pytest.raises(RdfiaError, match="is damaged"):
+        published.parse_idx(content, tmp_path)
+
+
+def cifar_batches(kind: Any, key: str, classes: int) -> dict[str, bytes]:
+    """Small batches under the names of CIFAR's."""
+    found = {}
+    for name, _ in (*kind.train_list, *kind.test_list):
+        labels = DRAWS.integers(classes, size=4).tolist()
+        found[name] = pickle.dumps({"data": draw(4, 3072), key: labels}, protocol=2)
+    names = [f"class {number}" for number in range(classes)]
+    found[kind.meta["filename"]] = pickle.dumps({kind.meta["key"]: names}, protocol=2)
+    return found
+
+
+def place_cifar(kind: Any, root: Path, files: dict[str, bytes], monkeypatch, *, packed: bool):
+    """Lay small batches out as torchvision does, extracted or as the archive, with their md5s."""
+
+    def listed(entries: Any) -> list:
+        return [[name, checksum(files[name])] for name, _ in entries]
+
+    monkeypatch.setattr(kind, "train_list", listed(kind.train_list))
+    monkeypatch.setattr(kind, "test_list", listed(kind.test_list))
+    meta = kind.meta["filename"]
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": checksum(files[meta])})
+    if not packed:
+        (root / kind.base_folder).mkdir(parents=True)
+        for name, content in files.items():
+            (root / kind.base_folder / name).write_bytes(content)
+        return
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as opened:
+        for name, content in {**files, "../escaped": b"!"}.items():
+            entry = tarfile.TarInfo(f"{kind.base_folder}/{name}")
+            entry.size = len(content)
+            opened.addfile(entry, io.BytesIO(content))
+    root.mkdir(parents=True)
+    (root / kind.filename).write_bytes(archive.getvalue())
+    monkeypatch.setattr(kind, "tgz_md5", checksum(archive.getvalue()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "key", "classes"), [("10", "labels", 10), ("100", "fine_labels", 100)]
+)
+def test_cifar_is_read_as_torchvision_reads_it_and_nothing_is_extracted(
+    tmp_path, monkeypatch, packed: bool, name: str, key: str, classes: int
+):
+    kind = getattr(reference, f"CIFAR{name}")
+    files = cifar_batches(kind, key, classes)
+    root = tmp_path / "root"
+    place_cifar(kind, root, files, monkeypatch, packed=packed)
+    before = sorted(tmp_path.rglob("*"))
+    splits = load(getattr(published, f"cifar{name}")(tmp_path / "cache", path=str(root)))
+    assert [p for p in sorted(tmp_path.rglob("*")) if "cache" not in p.parts] == before
+    if packed:
+        with tarfile.open(root / kind.filename) as opened:
+            members = [m for m in opened.getmembers() if "escaped" not in m.name]
+            opened.extractall(root, members, filter="data")
+    equal(splits, kind(root), kind(root, train=False))
+    assert splits.classes == tuple(f"class {number}" for number in range(classes))
+
+
+class Harmful:
+    """A pickle that runs a command when it is read."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("harmed",)
+
+
+def test_a_pickle_that_asks_for_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    files = cifar_batches(reference.CIFAR10, "labels", 10)
+    files["data_batch_3"] = pickle.dumps({"data": Harmful(), "labels": []})
+    place_cifar(reference.CIFAR10, tmp_path / "root", files, monkeypatch, packed=False)
+    with pytest.raises(RdfiaError, match=r"it asks for posix\.mkdir"):
+        load(published.cifar10(tmp_path / "cache", path=str(tmp_path / "root")))
+    assert not Path("harmed").exists()
+    assert not list((tmp_path / "cache" / "stores").glob("cifar*"))
+
+
+def test_a_changed_batch_is_refused(tmp_path, monkeypatch):
+    files = cifar_batches(reference.CIFAR10, "labels", 10)
+    place_cifar(reference.CIFAR10, tmp_path / "root", files, monkeypatch, packed=False)
+    with (tmp_path / "root" / "cifar-10-batches-py" / "test_batch").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(RdfiaError, match="test_batch' is not the published file"):
+        load(published.cifar10(tmp_path / "cache", path=str(tmp_path / "root")))
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_svhn_is_read_as_torchvision_reads_it(tmp_path, monkeypatch, extra: bool):
+    listed = {}
+    for split, (url, name, _) in reference.SVHN.split_list.items():
+        labels = DRAWS.integers(1, 11, size=(5, 1)).astype(np.uint8)
+        savemat(tmp_path / name, {"X": draw(32, 32, 3, 5), "y": labels})
+        listed[split] = [url, name, checksum((tmp_path / name).read_bytes())]
+    monkeypatch.setattr(reference.SVHN, "split_list", listed)
+    splits = load(published.svhn(tmp_path / "cache", extra=extra, path=str(tmp_path)))
+    train = list(reference.SVHN(tmp_path, "train"))
+    train += list(reference.SVHN(tmp_path, "extra")) if extra else []
+    equal(splits, train, reference.SVHN(tmp_path, "test"))
+
+
+@pytest.mark.parametrize("split", ["balanced", "letters"])
+def test_emnist_is_upright_and_its_letters_begin_with_0(tmp_path, monkeypatch, split: str):
+    first = 1 if split == "letters" else 0
+    files = {name.replace("t10k", "test"): content for name, content in mnist_files(first).items()}
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    with zipfile.ZipFile(raw / "gzip.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"gzip/emnist-{split}-{name}.gz", gzip.compress(content))
+            (raw / f"emnist-{split}-{name}").write_bytes(content)
+    monkeypatch.setattr(reference.EMNIST, "md5", checksum((raw / "gzip.zip").read_bytes()))
+    theirs = [reference.EMNIST(tmp_path, split, train=train) for train in (True, False)]
+    upright = [
+        [(image.transpose(5), label - first) for image, label in dataset] for dataset in theirs
+    ]
+    for path in raw.glob("emnist-*"):
+        path.unlink()
+    splits = load(published.emnist(tmp_path / "cache", split=split, path=str(tmp_path)))
+    equal(splits, *upright)
+    assert "N/A" not in splits.classes
+
+
+@pytest.mark.slow
+def test_the_real_mnist_is_read_as_torchvision_reads_it(tmp_path):
+    if not (REAL / "mnist.tar.xz").exists():
+        pytest.skip(f"no mnist.tar.xz in {REAL}: set RDFIA_TEST_DATA")
+    with tarfile.open(REAL / "mnist.tar.xz") as archive, contextlib.suppress(KeyError):
+        archive.extractall(tmp_path, filter="data")
+    splits = load(published.mnist(tmp_path / "cache", path=str(tmp_path)))
+    assert (len(splits.train), len(splits.test)) == (60_000, 10_000)
+    equal(splits, reference.MNIST(tmp_path), reference.MNIST(tmp_path, train=False))
