@@ -343,6 +343,66 @@ def augment(
     raise typer.Exit(console.call(command.run, ctx.params))
 
 
+data_app = typer.Typer(
+    help="Manage the cache of decoded datasets.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("prepare")
+def prepare_data(
+    ctx: typer.Context,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="D...",
+            help="Datasets, such as mnist or folder:path=photos.",
+            autocompletion=_complete("datasets"),  # pyright: ignore
+            show_default=False,
+        ),
+    ],
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Download and decode datasets now, so that a run starts at once."""
+    from rdfia_cli.commands import data as command
+
+    raise typer.Exit(console.call(command.prepare, ctx.params))
+
+
+@data_app.command("list")
+def list_data(ctx: typer.Context, json: Json = False, traceback: Traceback = False) -> None:
+    """List what is in the cache."""
+    from rdfia_cli.commands import data as command
+
+    raise typer.Exit(console.call(command.list_stores, ctx.params))
+
+
+@data_app.command("remove")
+def remove_data(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="Stores, or datasets with all their stores, as listed.",
+            show_default=False,
+        ),
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every store.")] = False,
+    downloads: Annotated[
+        bool, typer.Option("--downloads", help="The downloaded files too.")
+    ] = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Remove datasets from the cache."""
+    from rdfia_cli.commands import data as command
+
+    raise typer.Exit(console.call(command.remove, ctx.params))
+
+
 @app.command("list")
 def list_components(
     ctx: typer.Context,

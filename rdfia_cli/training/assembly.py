@@ -121,7 +121,13 @@ def _refuse_return(key: str, built: Any, component: registry.Component) -> None:
 
 
 def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
-    """Make the dataset ready, and take its validation split from train.
+    """Make the dataset ready, and take its validation split from train."""
+    splits = yield from load_dataset(config.data)
+    return inputs.split_validation(splits, config.validation, config.split_seed)
+
+
+def load_dataset(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
+    """Make a dataset ready, as it is.
 
     Yields:
         How far a long preparation is.
@@ -130,8 +136,8 @@ def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
         ComponentError: the dataset's builder breaks its contract.
     """
     seed_global_generators(derive_seed(0, "dataset"), torch.device("cpu"))
-    component = registry.find(COMPONENT_GROUPS["data"], parse_spec(config.data.name))
-    splits = registry.build(component, cache.folder(), **config.data.parameters)
+    component = registry.find(COMPONENT_GROUPS["data"], parse_spec(chosen.name))
+    splits = registry.build(component, cache.folder(), **chosen.parameters)
     if isinstance(splits, Generator):
         with registry.naming(component, "fails"):
             splits = yield from splits
@@ -140,10 +146,10 @@ def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
         split: Split | None = getattr(splits, name)
         if split is not None and (flaw := inputs.find_flaw(split, splits.input)):
             raise ComponentError(
-                f"the {name} split of dataset '{config.data.name}' {flaw}",
+                f"the {name} split of dataset '{chosen.name}' {flaw}",
                 "its builder breaks the contract of a Split: see rdfia_cli/spec.py",
             )
-    return inputs.split_validation(splits, config.validation, config.split_seed)
+    return splits
 
 
 def build_augmentations(config: RunConfig, input: InputSpec) -> list[Augmentation]:
