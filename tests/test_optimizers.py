@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdfia_cli.errors import UsageError
-from rdfia_cli.optimizers import adam, adamw, sgd
+from rdfia_cli.optimizers import adam, adamw, rmsprop, sgd
 
 START = [1.5, -0.7, 0.2]
 STEPS = 12
@@ -137,3 +137,19 @@ def test_nesterov_without_momentum_is_refused_with_the_way_out():
         follow(sgd, nesterov=True)
     assert "--set optimizer.momentum=0.9" in caught.value.remedy
     assert follow(sgd, nesterov=True, momentum=0.9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(lr=st.floats(1e-4, 0.05), alpha=st.floats(0.5, 0.999), weight_decay=decays)
+def test_rmsprop_divides_by_the_root_of_the_average_square(lr, alpha, weight_decay):
+    def by_hand() -> Iterator[list[float]]:
+        weights, squares = list(START), [0.0] * 3
+        for _ in range(STEPS):
+            for i, slope in enumerate(gradient(weights)):
+                g = slope + weight_decay * weights[i]
+                squares[i] = alpha * squares[i] + (1 - alpha) * g**2
+                weights[i] -= lr * g / (sqrt(squares[i]) + 1e-8)
+            yield list(weights)
+
+    found = follow(rmsprop, lr=lr, alpha=alpha, weight_decay=weight_decay)
+    assert_same_path(found, by_hand())

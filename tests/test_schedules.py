@@ -10,9 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
-from rdfia_cli.schedules import constant, cosine, exponential, step
+from rdfia_cli.errors import UsageError
+from rdfia_cli.schedules import constant, cosine, exponential, one_cycle, plateau, step
 
 RATE = 0.4
 spans = {"steps_per_epoch": st.integers(1, 7), "epochs": st.integers(1, 12)}
@@ -180,3 +188,47 @@ def test_the_rates_of_the_parameter_groups_keep_their_ratio():
     schedule = exponential(optimizer, steps_per_epoch=1, epochs=3, gamma=0.5)
     advance(optimizer, schedule, 2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.25, 0.025])
+
+
+@everything
+@given(steps_per_epoch=st.integers(1, 7), epochs=st.integers(4, 12))
+def test_one_cycle_is_by_default_torch_s_own(steps_per_epoch, epochs):
+    ours, theirs = new_optimizer(), new_optimizer()
+    total = steps_per_epoch * epochs
+    schedule = one_cycle(ours, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    reference = OneCycleLR(theirs, RATE, total_steps=total, cycle_momentum=False)
+    found = advance(ours, schedule, total)
+    assert found == pytest.approx(advance(theirs, reference, total), rel=1e-9)
+    assert found[0] == pytest.approx(RATE / 25)
+
+
+def test_one_cycle_needs_rates_above_0_at_its_ends():
+    with pytest.raises(UsageError, match="above 0"):
+        one_cycle(new_optimizer(), steps_per_epoch=1, epochs=9, end=0.0)
+
+
+@everything
+@given(
+    losses=st.lists(st.floats(0.1, 2.0), min_size=1, max_size=40),
+    patience=st.integers(1, 4),
+    factor=st.floats(0.1, 0.9),
+    floor=st.sampled_from([0.0, 0.05]),
+)
+def test_plateau_lowers_the_rate_where_torch_s_own_does(losses, patience, factor, floor):
+    ours, theirs = new_optimizer(), new_optimizer()
+    settings = {"factor": factor, "patience": patience, "floor": floor}
+    schedule = plateau(ours, steps_per_epoch=3, epochs=len(losses), **settings)
+    # torch's patience is the number of epochs that are forgiven, one less.
+    reference = ReduceLROnPlateau(
+        theirs, factor=factor, patience=patience - 1, min_lr=floor * RATE, eps=0.0
+    )
+    for loss in losses:
+        advance(ours, schedule, 3)
+        schedule.observe(loss)
+        reference.step(loss)
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9)
+
+
+def test_plateau_rises_over_its_warm_up_first():
+    found = rates_of(plateau, steps_per_epoch=4, epochs=2, warmup=1.0)
+    assert found == pytest.approx([RATE * warm(step, 1.0, 4) for step in range(9)])

@@ -43,6 +43,7 @@ def test_a_dataset_is_prepared_listed_trained_and_removed(rdfia, photos, own_cac
     assert store["bytes"] == sum(f.stat().st_size for f in Path(store["folder"]).iterdir())
     assert store["name"] in rdfia("data", "list").out
     assert rdfia("train", "mlp", "--data", photos, "--epochs", "1", "--out", "run").code == 0
+    (store,) = rdfia("data", "list", "--json").json["stores"]
     removed = rdfia("data", "remove", "folder", "--json").json
     assert removed["removed"] == [store["name"]]
     assert removed["bytes"] == store["bytes"]
