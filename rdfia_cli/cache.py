@@ -7,13 +7,12 @@ whole or absent.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +113,9 @@ def read_store(store: Path) -> Store | None:
             return None
         manifest = _decode_manifest(content)
         sizes = {name: (store / name).stat().st_size for name in (IMAGES, LABELS)}
+        whole = sizes == {IMAGES: manifest.image_bytes, LABELS: 8 * manifest.examples}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = sizes == {IMAGES: manifest.image_bytes, LABELS: 8 * manifest.examples}
     return Store(store, manifest) if whole else None
 
 
@@ -124,8 +123,9 @@ def _decode_manifest(content: dict[str, Any]) -> Manifest:
     """The manifest in a decoded `manifest.json`: JSON has lists where it has tuples."""
     height, width, channels = content.pop("shape")
     skipped = tuple((file, reason) for file, reason in content.pop("skipped"))
-    lines = {name: tuple(content.pop(name)) for name in ("classes", "notes")}
-    return Manifest(**content, shape=(height, width, channels), skipped=skipped, **lines)
+    classes, notes = (tuple(content.pop(name)) for name in ("classes", "notes"))
+    shape = (height, width, channels)
+    return Manifest(**content, shape=shape, classes=classes, skipped=skipped, notes=notes)
 
 
 def renew_manifest(store: Store, manifest: Manifest) -> Store:
@@ -161,12 +161,18 @@ def remove_store(store: Path) -> None:
     Raises:
         RdfiaError: the disk refuses.
     """
+    aside = hidden_beside(store, REMOVED)
     try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{store.name}.", suffix=REMOVED, dir=store.parent))
-        with contextlib.suppress(FileNotFoundError):
-            store.replace(aside)
+        store.replace(aside)
         shutil.rmtree(aside)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise RdfiaError(
             f"cannot remove '{store}': {error.strerror}", "remove that folder yourself"
         ) from None
+
+
+def hidden_beside(store: Path, ending: str) -> Path:
+    """A name beside a store that is no store's and nobody's yet."""
+    return store.with_name(f".{store.name}.{secrets.token_hex(4)}{ending}")

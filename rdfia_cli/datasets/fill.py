@@ -123,9 +123,7 @@ def _size(shape: tuple[int, int, int]) -> str:
     return f"{width}x{height}"
 
 
-def _find_faults(
-    layout: Layout, examined: Mapping[int, Examined]
-) -> tuple[tuple[str, str], ...]:
+def _find_faults(layout: Layout, examined: Mapping[int, Examined]) -> tuple[tuple[str, str], ...]:
     """The files that cannot be read, each with the reason."""
     return tuple(
         (readable(name), fault)
@@ -143,9 +141,7 @@ def _unreadable(layout: Layout, faults: tuple[tuple[str, str], ...]) -> UsageErr
     )
 
 
-def _refuse_lost_class(
-    layout: Layout, labels: NDArray[np.int64], kept: NDArray[np.bool_]
-) -> None:
+def _refuse_lost_class(layout: Layout, labels: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
     """Refuse a split in which not one image of some class can be read."""
     first = 0
     for split, files in layout.splits.items():

@@ -1,5 +1,4 @@
-"""How a folder of images is laid out: which splits, which classes, which files, and whether all of
-that is still as it was.
+"""How a folder of images is laid out, and whether all is still as it was.
 
 Either `train/` and `test/`, and perhaps `val/`, each with a folder a class, or one folder a class,
 from which the test split is taken. Nested folders belong to their class.
@@ -81,13 +80,15 @@ class Layout:
 
     def content(self, digests: Sequence[str]) -> str:
         """What tells all files by their names and the digests of their bytes."""
-        text = "".join(f"{name}\0{found}\n" for name, found in zip(self.names, digests, strict=True))
+        text = "".join(
+            f"{name}\0{found}\n" for name, found in zip(self.names, digests, strict=True)
+        )
         return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
 def _stamp(path: str) -> tuple[str, int]:
     try:
-        found = os.stat(path)
+        found = decode.look_at(path)
     except OSError:
         return "", 0
     # The time of change also tells files of one size and time that changed places.
@@ -138,7 +139,8 @@ def folders_unchanged(root: Path, folders: Mapping[str, int]) -> bool:
     """Whether no name was added, removed or changed, by the time when each folder changed last."""
     try:
         return all(
-            os.stat(f"{root}/{folder}").st_mtime_ns == time for folder, time in folders.items()
+            decode.look_at(f"{root}/{name}").st_mtime_ns == changed
+            for name, changed in folders.items()
         )
     except OSError:
         return False
@@ -158,11 +160,10 @@ def look(root: Path, shown: str, test_share: float, seed: int) -> Layout:
     """
     walk = _Walk(root, shown)
     parts = _find_parts(walk)
-    if parts:
-        trees = {role: walk.tree(folder) for role, folder in parts.items()}
-        _refuse_unlike(trees, parts, shown)
-    else:
-        trees = _divide(walk.tree(""), test_share, seed)
+    found = {role: walk.tree(folder) for role, folder in parts.items()} or {"train": walk.tree("")}
+    _refuse_few(walk, found["train"], parts.get("train", ""))
+    _refuse_unlike(walk, found, parts)
+    trees = found if parts else _divide(found["train"], test_share, seed)
     classes = tuple(sorted(trees["train"]))
     splits = {
         role: [(name, label) for label, kind in enumerate(classes) for name in tree[kind]]
@@ -189,7 +190,7 @@ class _Walk:
         path = f"{self.root}/{folder}"
         try:
             # First the time: what comes while we look is then noticed later.
-            self.folders[folder] = os.stat(path).st_mtime_ns
+            self.folders[folder] = decode.look_at(path).st_mtime_ns
             with os.scandir(path) as found:
                 entries = list(found)
         except OSError as error:
@@ -205,20 +206,23 @@ class _Walk:
         self.left_out |= {_join(folder, name) for name, is_dir in found.items() if not is_dir}
         return sorted(name for name, is_dir in found.items() if is_dir)
 
+    def has_folders(self, folder: str) -> bool:
+        """Whether a folder lies in a folder."""
+        return any(entry.is_dir() for entry in self.entries(folder))
+
     def tree(self, folder: str) -> Tree:
         """The class folders of a folder, and the files of each.
 
         Raises:
-            UsageError: there are too few, or one is empty.
+            UsageError: one is empty.
         """
-        where = _join(self.shown, folder)
-        kinds = self.subfolders(folder)
-        _refuse_few(kinds, where)
-        tree = {kind: sorted(self._images(_join(folder, kind))) for kind in kinds}
-        for kind in kinds:
+        tree: dict[str, Sequence[str]] = {}
+        for kind in self.subfolders(folder):
+            inside = _join(folder, kind)
+            tree[kind] = sorted(self._images(inside))
             if not tree[kind]:
                 raise UsageError(
-                    f"the class folder '{readable(_join(where, kind))}' has no images",
+                    f"the class folder '{readable(_join(self.shown, inside))}' has no images",
                     f"remove it, or put files there that end in {_list(sorted(decode.ENDINGS))}",
                 )
         return tree
@@ -236,22 +240,6 @@ class _Walk:
                     waiting.append(name)
                 else:
                     self.left_out.add(name)
-
-
-def _refuse_few(kinds: Sequence[str], where: str) -> None:
-    """Refuse fewer than two classes, and names that would break a line."""
-    if len(kinds) < 2:
-        found, instead = "no folder", ""
-        if kinds:
-            found = f"only the folder '{readable(kinds[0])}'"
-            instead = f", or give '{_join(where, readable(kinds[0]))}' as data.path"
-        raise UsageError(
-            f"'{where}' has {found}, and needs one for each of two classes or more",
-            f"put the images of each class into a folder with its name{instead}",
-        )
-    for kind in kinds:
-        if not kind.isprintable():
-            raise UsageError(f"class '{readable(kind)}' cannot be printed", "rename its folder")
 
 
 def _join(folder: str, name: str) -> str:
@@ -287,7 +275,7 @@ def _find_parts(walk: _Walk) -> Mapping[str, str]:
 def _refuse_half(walk: _Walk, found: Mapping[str, Sequence[str]], others: Sequence[str]) -> None:
     """Refuse a train without a test, or the reverse, unless it is a class of that name."""
     given = [*found["train"], *found["test"]]
-    if not given or (others and not any(e.is_dir() for e in walk.entries(given[0]))):
+    if not given or (others and not walk.has_folders(given[0])):
         return
     missing = "test" if found["train"] else "train"
     taken = (
@@ -302,15 +290,34 @@ def _refuse_half(walk: _Walk, found: Mapping[str, Sequence[str]], others: Sequen
     )
 
 
-def _refuse_unlike(trees: Mapping[str, Tree], parts: Mapping[str, str], shown: str) -> None:
+def _refuse_few(walk: _Walk, tree: Tree, folder: str) -> None:
+    """Refuse fewer than two classes, and names that would break a line."""
+    for kind in tree:
+        if not kind.isprintable():
+            raise UsageError(f"class '{readable(kind)}' cannot be printed", "rename its folder")
+    if len(tree) > 1:
+        return
+    where = _join(walk.shown, folder)
+    found = "".join(f"one folder, '{kind}'" for kind in tree) or "no folders"
+    nested = [_join(where, kind) for kind in tree if walk.has_folders(_join(folder, kind))]
+    raise UsageError(
+        f"'{where}' has {found}, and needs one for each of two classes or more",
+        f"is it '{nested[0]}' that you mean?"
+        if nested
+        else "put the images of each class into a folder with its name",
+    )
+
+
+def _refuse_unlike(walk: _Walk, trees: Mapping[str, Tree], parts: Mapping[str, str]) -> None:
     """Refuse splits with different classes."""
     every = {kind for tree in trees.values() for kind in tree}
     for role, tree in trees.items():
         missing = sorted(every - set(tree))
         if missing:
+            named = some([f"'{kind}'" for kind in missing])
+            owners = " and ".join(f"'{parts[r]}'" for r, t in trees.items() if missing[0] in t)
             raise UsageError(
-                f"'{shown}/{parts[role]}' has no class {some([repr(kind) for kind in missing])}, "
-                f"which {' and '.join(p for r, p in parts.items() if missing[0] in trees[r])} has",
+                f"'{_join(walk.shown, parts[role])}' has no class folder {named}, unlike {owners}",
                 "every split needs the same class folders",
             )
 

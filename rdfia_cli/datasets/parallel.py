@@ -29,7 +29,7 @@ FILES_IN_REQUEST = 16
 REQUESTS_AHEAD = 2
 """So that a worker has the next one when it is done with one."""
 COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "rdfia_cli.datasets.worker")
-ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Request = Sequence[tuple[int, str]]
 """Files, each with its row in the store."""
@@ -59,6 +59,7 @@ class _Worker:
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.requests: deque[Request] = deque()
+        self._rest = b""
         self._process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -82,11 +83,13 @@ class _Worker:
             self._input.write(json.dumps(content).encode() + b"\n")
             self._input.flush()
 
-    def receive(self) -> Any:
-        line = self.output.readline()
-        if not line.endswith(b"\n"):
+    def receive(self) -> list[Any]:
+        """The answers that are whole by now; what is read ahead here would wake nobody later."""
+        received = os.read(self.output.fileno(), 2**16)
+        if not received:
             raise WorkerDiedError
-        return json.loads(line)
+        *lines, self._rest = (self._rest + received).split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def end(self) -> None:
         self._process.kill()
@@ -115,7 +118,7 @@ class _Crew:
         try:
             worker = _Worker(self._task)
         except OSError as error:
-            raise _unstartable(error.strerror) from None
+            raise _unstartable(str(error)) from None
         self._busy.register(worker.output, selectors.EVENT_READ, worker)
 
     def work(self) -> Generator[dict[int, Examined]]:
@@ -124,12 +127,17 @@ class _Crew:
                 yield self._attend(key.data)
 
     def _attend(self, worker: _Worker) -> dict[int, Examined]:
-        """Take a worker's answer, and give it more to do or let it go."""
+        """Take a worker's answers, and give it more to do or let it go."""
         try:
-            answer = worker.receive()
+            answers = worker.receive()
         except WorkerDiedError:
             return self._replace(worker)
-        found = {} if answer == READY else _read_answer(worker.requests.popleft(), answer)
+        found: dict[int, Examined] = {}
+        for answer in answers:
+            if answer != READY:
+                found |= _read_answer(worker.requests.popleft(), answer)
+        if not answers:
+            return found
         while self._waiting and len(worker.requests) < REQUESTS_AHEAD:
             worker.give(self._waiting.popleft())
         if not worker.requests:

@@ -32,7 +32,8 @@ def main() -> None:
     _answer(READY)
     for request in sys.stdin.buffer:
         try:
-            answer = [_examine(*file, rule, images, shape) for file in json.loads(request)]
+            files: list[tuple[int, str]] = json.loads(request)
+            answer = [_examine(row, path, rule, images, shape) for row, path in files]
         except OSError as error:
             answer = error.errno
         _answer(answer)
