@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rdfia_cli import cache
@@ -19,7 +20,6 @@ from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-    from pathlib import Path
 
     from annotated_types import Gt, Lt
 
@@ -62,7 +62,7 @@ def folder(
     source = _Source(
         root=root,
         folder=layout.find_root(path),
-        shown=layout.readable(path),
+        shown=layout.readable(str(Path(path))),
         rule=decode.Rule(size, resize, mode),
         test_share=test_share,
         split_seed=split_seed,
@@ -129,10 +129,14 @@ def _prepare(source: _Source) -> Generator[Preparing, None, cache.Store]:
     """The store of the images as they are now, decoded unless they are those of the present one."""
     yield Preparing(f"looking at the images in '{source.shown}'", 0, None, "images")
     with store.preparing(source.root, source.place):
+        present = cache.read_store(source.place)
+        if present is not None and source.looks_unchanged(present.manifest):
+            # Another process was first.
+            return present
         found = source.look()
-        stamp, present = found.stamp(), cache.read_store(source.place)
+        stamp = found.stamp()
         if present is not None and stamp and stamp == present.manifest.evidence["files"]:
-            # Something else came or went, or another process was first.
+            # Something came or went, but no image.
             return cache.renew_manifest(present, _describe(present.manifest, found, stamp))
         yield from _decode(source, found, stamp)
         prepared = cache.read_store(source.place)

@@ -190,25 +190,26 @@ class _Walk:
         path = f"{self.root}/{folder}"
         try:
             # First the time: what comes while we look is then noticed later.
-            self.folders[folder] = decode.look_at(path).st_mtime_ns
+            self.folders.setdefault(folder, decode.look_at(path).st_mtime_ns)
             with os.scandir(path) as found:
                 entries = list(found)
         except OSError as error:
             raise UsageError(
-                f"cannot read the folder '{readable(path)}': {error.strerror}", "see who owns it"
+                f"cannot read the folder '{readable(path)}': {error.strerror}",
+                "you need the right to read it and to enter it",
             ) from None
         self.left_out |= {_join(folder, e.name) for e in entries if e.name.startswith(".")}
         return [entry for entry in entries if not entry.name.startswith(".")]
 
     def subfolders(self, folder: str) -> Sequence[str]:
         """The folders in a folder, those behind a link included; anything else is left out."""
-        found = {entry.name: entry.is_dir() for entry in self.entries(folder)}
+        found = {entry.name: _is_folder(entry) for entry in self.entries(folder)}
         self.left_out |= {_join(folder, name) for name, is_dir in found.items() if not is_dir}
         return sorted(name for name, is_dir in found.items() if is_dir)
 
     def has_folders(self, folder: str) -> bool:
         """Whether a folder lies in a folder."""
-        return any(entry.is_dir() for entry in self.entries(folder))
+        return any(_is_folder(entry) for entry in self.entries(folder))
 
     def tree(self, folder: str) -> Tree:
         """The class folders of a folder, and the files of each.
@@ -240,6 +241,13 @@ class _Walk:
                     waiting.append(name)
                 else:
                     self.left_out.add(name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
 
 
 def _join(folder: str, name: str) -> str:

@@ -35,7 +35,7 @@ Request = Sequence[tuple[int, str]]
 """Files, each with its row in the store."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Examined:
     """What became of a file.
 
