@@ -24,7 +24,7 @@ from scipy.io import savemat
 
 from rdfia_cli.commands.progress import watch
 from rdfia_cli.datasets import torchvision as published
-from rdfia_cli.errors import RdfiaError
+from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.spec import Preparing, Splits
 
 DRAWS = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
             asked.append(self.path)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{serving.server_port}/", asked
         serving.shutdown()
 
@@ -178,7 +178,69 @@ def test_an_abandoned_download_leaves_nothing_and_the_next_one_completes(offer, 
 )
 def test_a_damaged_idx_file_is_refused(content: bytes, tmp_path: Path):
     with pytest.raises(RdfiaError, match="is damaged"):
-        published.parse_idx(content, tmp_path)
+        published.parse_idx(content, tmp_path / "images", axes=3)
+
+
+def place_mnist(root: Path, **changed: np.ndarray) -> Path:
+    """A small unpacked MNIST; `changed` replaces arrays, with _ for - in the names."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    files = mnist_files() | {name.replace("_", "-"): idx(a) for name, a in changed.items()}
+    for name, content in files.items():
+        (raw / name).write_bytes(content)
+    return root
+
+
+def test_own_files_that_changed_are_read_anew_and_that_is_said(tmp_path: Path):
+    root = place_mnist(tmp_path / "mine", train_labels_idx1_ubyte=np.zeros(30))
+    first = load(published.mnist(tmp_path / "cache", path=str(root)))
+    place_mnist(root, train_labels_idx1_ubyte=np.ones(30))
+    second = load(published.mnist(tmp_path / "cache", path=str(root)))
+    third = load(published.mnist(tmp_path / "cache", path=str(root)))
+    assert [s.train.labels.unique().tolist() for s in (first, second, third)] == [[0], [1], [1]]
+    assert [len(s.warnings) for s in (first, second, third)] == [0, 1, 0]
+    assert len(list((tmp_path / "cache" / "stores").glob("mnist-*"))) == 1
+
+
+def test_a_prepared_download_needs_its_files_no_more(offer, tmp_path: Path):
+    offer()
+    load(published.mnist(tmp_path / "cache"))
+    for file in (tmp_path / "cache" / "downloads").rglob("*.gz"):
+        file.unlink()
+    assert load(published.mnist(tmp_path / "cache")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"train_images_idx3_ubyte": np.zeros(30)}, "train-images-idx3-ubyte' is damaged"),
+        ({"t10k_labels_idx1_ubyte": np.zeros((20, 2, 2))}, "t10k-labels-idx1-ubyte' is damaged"),
+        ({"t10k_images_idx3_ubyte": np.zeros((20, 27, 27))}, "images of 27x27, and train of 28x28"),
+        ({"t10k_labels_idx1_ubyte": np.zeros(19)}, "20 images and 19 labels"),
+        ({"train_labels_idx1_ubyte": np.full(30, 10)}, "labels outside 0 to 9"),
+        ({"train_images_idx3_ubyte": np.zeros((0, 28, 28))}, "0 images and 30 labels"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_refused_by_name(changed, told: str, tmp_path: Path):
+    root = place_mnist(tmp_path / "mine", **changed)
+    with pytest.raises(RdfiaError, match=told):
+        load(published.mnist(tmp_path / "cache", path=str(root)))
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_an_own_folder_without_the_files_is_a_wrong_value(tmp_path: Path):
+    with pytest.raises(UsageError, match="train-images-idx3-ubyte"):
+        load(published.mnist(tmp_path / "cache", path=str(tmp_path / "nowhere")))
+
+
+def test_without_network_one_error_names_all_the_files(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(reference.MNIST, "mirrors", ["http://127.0.0.1:9/", "http://localhost:9/"])
+    with pytest.raises(RdfiaError) as caught:
+        load(published.mnist(tmp_path))
+    for name, md5 in reference.MNIST.resources:
+        assert f"{name} (md5 {md5})" in caught.value.remedy
+    assert "127.0.0.1: " in caught.value.fact
+    assert "localhost: " in caught.value.fact
 
 
 def cifar_batches(kind: Any, key: str, classes: int) -> dict[str, bytes]:
@@ -263,6 +325,26 @@ def test_a_changed_batch_is_refused(tmp_path, monkeypatch):
     with (tmp_path / "root" / "cifar-10-batches-py" / "test_batch").open("ab") as file:
         file.write(b"!")
     with pytest.raises(RdfiaError, match="test_batch' is not the published file"):
+        load(published.cifar10(tmp_path / "cache", path=str(tmp_path / "root")))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": np.zeros((4, 3071), np.uint8), "labels": [0] * 4},
+        {"data": np.zeros((4, 3072), np.float32), "labels": [0] * 4},
+        {"data": np.zeros((4, 3072), np.uint8), "labels": [0] * 3},
+        {"data": np.zeros((4, 3072), np.uint8), "labels": ["cat"] * 4},
+        {"labels": [0] * 4},
+        [],
+    ],
+    ids=["values", "type", "count", "text", "no data", "no dictionary"],
+)
+def test_a_batch_of_another_shape_is_refused_by_name(content, tmp_path: Path, monkeypatch):
+    files = cifar_batches(reference.CIFAR10, "labels", 10)
+    files["data_batch_2"] = pickle.dumps(content, protocol=2)
+    place_cifar(reference.CIFAR10, tmp_path / "root", files, monkeypatch, packed=True)
+    with pytest.raises(RdfiaError, match="data_batch_2' is no CIFAR batch"):
         load(published.cifar10(tmp_path / "cache", path=str(tmp_path / "root")))
 
 
