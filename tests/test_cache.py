@@ -155,6 +155,6 @@ def test_a_disk_that_refuses_to_remove_is_an_error_in_words(tmp_path: Path, monk
 
     folder = write(tmp_path)
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(RdfiaError, match="cannot remove .*Permission denied"):
+    with pytest.raises(RdfiaError, match=r"cannot remove .*Permission denied"):
         cache.remove_store(folder)
     assert cache.read_store(folder) is not None
