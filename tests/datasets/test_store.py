@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
