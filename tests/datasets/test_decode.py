@@ -272,7 +272,8 @@ def test_a_file_too_long_for_an_image_is_not_read(tmp_path: Path):
     assert "too large" in refusal(tmp_path / "long.jpg")
 
 
-def test_a_file_without_the_right_to_read_it_is_refused(tmp_path: Path):
+def test_a_file_without_the_right_to_read_it_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.jpg").touch(mode=0o000)
     tmp_path.chmod(0o755)
     user = os.geteuid()

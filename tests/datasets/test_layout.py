@@ -233,7 +233,8 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert layout.find_root("~") == tmp_path.resolve()
 
 
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path):
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     tree(tmp_path, a=2, b=2)
     (tmp_path / "b").chmod(0)
     tmp_path.chmod(0o755)

@@ -145,9 +145,10 @@ def test_any_name_of_a_file_will_do(tmp_path: Path, name: str):
     assert found.fault is None
 
 
-def test_modules_beside_the_user_are_not_taken_for_ours(tmp_path: Path):
+def test_modules_beside_the_user_are_not_taken_for_ours(tmp_path, monkeypatch):
     for name in ("json.py", "PIL.py", "numpy.py", "hashlib.py"):
-        Path(name).write_text("raise SystemExit")
+        (tmp_path / name).write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
     assert examine(images(tmp_path, 1), tmp_path / "out", 1)[0].fault is None
 
 
