@@ -75,6 +75,25 @@ def _setting(
     )
 
 
+Data = Annotated[
+    str | None,
+    _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
+]
+Augmentations = Annotated[
+    list[str] | None,
+    _setting(
+        "--augment",
+        metavar="A",
+        help="An augmentation; repeat it for more, in order.",
+        group="augmentations",
+    ),
+]
+Seed = Annotated[
+    str | None,
+    _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
+]
+
+
 @app.command()
 def train(
     ctx: typer.Context,
@@ -87,19 +106,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
-    ] = None,
-    augment: Annotated[
-        list[str] | None,
-        _setting(
-            "--augment",
-            metavar="A",
-            help="An augmentation; repeat it for more, in order.",
-            group="augmentations",
-        ),
-    ] = None,
+    data: Data = None,
+    augment: Augmentations = None,
     optimizer: Annotated[
         str | None,
         _setting(
@@ -129,10 +137,7 @@ def train(
     batch_size: Annotated[
         str | None, _setting("--batch-size", metavar="N", help="Examples a step. (default 32)")
     ] = None,
-    seed: Annotated[
-        str | None,
-        _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
-    ] = None,
+    seed: Seed = None,
     normalize: Annotated[
         str | None,
         _setting(
@@ -308,23 +313,9 @@ def evaluate(
 @app.command()
 def augment(
     ctx: typer.Context,
-    data: Annotated[
-        str | None,
-        _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
-    ] = None,
-    augment: Annotated[
-        list[str] | None,
-        _setting(
-            "--augment",
-            metavar="A",
-            help="An augmentation; repeat it for more, in order.",
-            group="augmentations",
-        ),
-    ] = None,
-    seed: Annotated[
-        str | None,
-        _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
-    ] = None,
+    data: Data = None,
+    augment: Augmentations = None,
+    seed: Seed = None,
     out: Annotated[
         str, typer.Option("--out", metavar="FILE", help="The picture: .png or .svg.")
     ] = "augmented.png",

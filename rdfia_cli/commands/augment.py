@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
-from rdfia_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,21 +15,17 @@ if TYPE_CHECKING:
     from rdfia_cli.report.samples import Column
     from rdfia_cli.training.preview import Preview
 
-PICTURES = (".png", ".svg")
 LARGEST_SHARES = 2
 """How many classes of a mixed label are named."""
 
 
 def run(flags: Mapping[str, Any]) -> None:
     """Draw what the flags say."""
-    path = Path(flags["out"])
-    if path.suffix not in PICTURES or not path.parent.is_dir():
-        raise UsageError(
-            f"cannot draw '{path}'", "give a .png or .svg file in a folder that exists"
-        )
     from rdfia_cli.config import resolve
+    from rdfia_cli.report.figure import picture_path
     from rdfia_cli.sources import Sources
 
+    path = picture_path(flags["out"])
     settings = {key: flags[key] for key in ("data", "augment", "seed")}
     config = resolve(Sources(flags=settings, environment=os.environ)).config
     from rdfia_cli.commands.progress import display, watch

@@ -15,21 +15,18 @@ if TYPE_CHECKING:
     from rdfia_cli.evaluation import Evaluation
 
 SPLITS = ("test", "validation", "train")
-PICTURES = (".png", ".svg")
 
 
 def run(flags: Mapping[str, Any]) -> None:
     """Evaluate what the flags say."""
-    split, plot = flags["split"], flags["plot"] and Path(flags["plot"])
+    split = flags["split"]
     if split not in SPLITS:
         raise UsageError(f"unknown split '{split}'", nearest(split, SPLITS))
-    if plot and (plot.suffix not in PICTURES or not plot.parent.is_dir()):
-        raise UsageError(
-            f"cannot draw '{plot}'", "give a .png or .svg file in a folder that exists"
-        )
     from rdfia_cli.config import resolve_component, resolve_device
+    from rdfia_cli.report.figure import picture_path
     from rdfia_cli.run import load_config
 
+    plot = flags["plot"] and picture_path(flags["plot"])
     folder = Path(flags["run"])
     config = load_config(folder)
     data = flags["data"] and resolve_component("data", flags["data"], "--data")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import durable
+from rdfia_cli.report.figure import styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,17 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LARGEST_WITH_NUMBERS = 20
-DOTS_PER_INCH = 150
 
 
 def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
     """Draw an evaluation (`rdfia.result/1` of eval) into a .png or .svg file."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     classes = len(result["classes"])
     side = min(4 + 0.28 * classes, 24)
-    with rc_context({"svg.hashsalt": "rdfia", "font.size": 9}):
+    with styled(9):
         figure = Figure(figsize=(side * 1.6, side), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
         _draw_confusion(left, result)
@@ -32,10 +29,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
         # A class or run name is text, never a formula.
         title = f"{result['run']}: {result['split']} split of {result['data']}"
         figure.suptitle(title, parse_math=False)
-        picture = io.BytesIO()
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
-    durable.write_file(path, picture.getvalue())
+        write_figure(figure, path)
 
 
 def _draw_confusion(axes: Axes, result: Mapping[str, Any]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import durable, run
+from rdfia_cli import run
+from rdfia_cli.report.figure import PICTURES, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,23 +20,17 @@ SPLITS = ("train", "validation", "test")
 COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#E69F00", "test": "#D55E00"}
 CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 PANEL_INCHES = (5.0, 4.0)
-DOTS_PER_INCH = 150
 
 
 def draw_run(folder: Path) -> None:
     """Write `curves.png` and `curves.svg`: accuracy, loss, and for 2-D points the decision map."""
-    from matplotlib import rc_context
-
     epochs = [line for line in run.read_lines(folder / run.METRICS) if "step" not in line]
     map_file = folder / run.DECISION_MAP
     decision = json.loads(map_file.read_bytes()) if map_file.exists() else None
-    # Fixed ids and no date, so that the same run gives the same file.
-    with rc_context({"svg.hashsalt": "rdfia", "font.size": 10}):
+    with styled(10):
         figure = _draw(epochs, decision)
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-            durable.write_file(folder / f"curves.{kind}", picture.getvalue())
+        for ending in PICTURES:
+            write_figure(figure, folder / f"curves{ending}")
 
 
 def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | None) -> Figure:

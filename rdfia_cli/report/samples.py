@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rdfia_cli import durable
+from rdfia_cli.report.figure import styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 CELL_INCHES = 0.9
-DOTS_PER_INCH = 150
 GAP = 0.06
 """Between two cells, as a share of a cell."""
+ROW = 1.2
+"""The height of a row with its captions, in cells."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +39,32 @@ class Column:
 
 def draw_samples(columns: Sequence[Column], path: Path) -> None:
     """Draw columns of as many images each into a .png or .svg file, every pixel a square."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = len(columns[0].images)
     step = 1 + GAP
-    with rc_context({"svg.hashsalt": "rdfia", "font.size": 6}):
-        figure = Figure(figsize=(CELL_INCHES * len(columns), CELL_INCHES * 1.2 * rows + 0.2))
+    with styled(6):
+        figure = Figure(figsize=(CELL_INCHES * len(columns), CELL_INCHES * ROW * rows + 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         side = max(max(column.images.shape[2:]) for column in columns)
         for x, column in enumerate(columns):
             axes.text(x * step + 0.5, -0.08, column.title, ha="center", parse_math=False)
             for y, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
-                _draw_cell(axes, image / 1.0, x * step, y * 1.2, side)
+                _draw_cell(axes, image, x * step, y * ROW, side)
                 axes.text(
-                    *(x * step + 0.5, y * 1.2 + 1.02, caption),
+                    *(x * step + 0.5, y * ROW + 1.02, caption),
                     ha="center",
                     va="top",
                     parse_math=False,
                 )
         axes.set_xlim(-GAP, len(columns) * step)
-        axes.set_ylim(rows * 1.2 + GAP, -0.25)
-        picture = io.BytesIO()
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
-    durable.write_file(path, picture.getvalue())
+        axes.set_ylim(rows * ROW + GAP, -0.25)
+        write_figure(figure, path)
 
 
-def _draw_cell(axes: object, image: NDArray[np.float32], x: float, y: float, side: int) -> None:
+def _draw_cell(axes: Axes, image: NDArray[np.float32], x: float, y: float, side: int) -> None:
     """Put an image (C, H, W) into the middle of the unit square at (x, y)."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     height, width = (size / side for size in image.shape[1:])
     left, top = x + (1 - width) / 2, y + (1 - height) / 2
     axes.imshow(

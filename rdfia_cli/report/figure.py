@@ -1,0 +1,47 @@
+"""What every picture has in common: where it may go, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdfia_cli import durable
+from rdfia_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.figure import Figure
+
+PICTURES = (".png", ".svg")
+DOTS_PER_INCH = 150
+
+
+def picture_path(text: str) -> Path:
+    """The file that a user wants a picture in.
+
+    Raises:
+        UsageError: it is of another kind, or its folder is missing.
+    """
+    path = Path(text)
+    if path.suffix not in PICTURES or not path.parent.is_dir():
+        raise UsageError(
+            f"cannot draw '{path}'", "give a .png or .svg file in a folder that exists"
+        )
+    return path
+
+
+def styled(font_size: float) -> AbstractContextManager[None]:
+    """Draw within this: text of that size in points, and the same ids in an SVG each time."""
+    from matplotlib import rc_context
+
+    return rc_context({"svg.hashsalt": "rdfia", "font.size": font_size})
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure into a .png or .svg file, whole or not at all, and without a date."""
+    picture = io.BytesIO()
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(picture, format=path.suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
+    durable.write_file(path, picture.getvalue())
