@@ -57,6 +57,14 @@ class InputSpec:
         return channels, height, width
 
 
+@dataclass(frozen=True)
+class PixelStatistics:
+    """The mean and standard deviation of each channel, or of all, for pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class Batch(NamedTuple):
     """One batch on its device.
 
@@ -184,6 +192,28 @@ class HandDifferentiated(Protocol):
             The mean cross-entropy, a scalar, and the logits (B, classes).
         """
         ...
+
+
+@runtime_checkable
+class MadeFor(Protocol):
+    """A model that knows what it was made for, such as a member of a family.
+
+    A model builder's `input` may have a default: the input that it was made for, used where nobody
+    names another. A family's default is None; the member that it then builds tells here.
+    """
+
+    made_for: InputSpec
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A model that may start from weights that were trained before.
+
+    Attributes:
+        pixel_statistics: what its weights' input was normalised by; None where it starts afresh.
+    """
+
+    pixel_statistics: PixelStatistics | None
 
 
 @runtime_checkable

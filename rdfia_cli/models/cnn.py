@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from rdfia_cli.errors import ComponentError
+from rdfia_cli.spec import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rdfia_cli.spec import Fraction, InputSpec
+    from rdfia_cli.spec import Fraction
 
 CHANNELS = (32, 64, 64)
 HIDDEN = 1000
 
 
-def cnn(input: InputSpec, *, dropout: Fraction = 0.0, batch_norm: bool = False) -> nn.Module:
+def cnn(
+    input: InputSpec = InputSpec((3, 32, 32), 10),
+    *,
+    dropout: Fraction = 0.0,
+    batch_norm: bool = False,
+) -> nn.Module:
     """Three 5x5 convolutions with max pooling and two linear layers, the CNN of the course.
 
     On 3x28x28 and 10 classes: 1,191,170 parameters, 320 more with batch normalisation.
@@ -59,7 +65,7 @@ def _block(
     yield f"relu{index}", nn.ReLU()
 
 
-def lenet(input: InputSpec) -> nn.Module:
+def lenet(input: InputSpec = InputSpec((1, 28, 28), 10)) -> nn.Module:
     """LeNet-5 with tanh and average pooling (LeCun et al. 1998): 61,706 parameters on MNIST.
 
     The C3 layer is fully connected to S2 and the output is linear, as in today's versions.

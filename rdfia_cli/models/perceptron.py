@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdfia_cli.spec import InputSpec
+
 if TYPE_CHECKING:
-    from rdfia_cli.spec import Count, InputSpec, Positive
+    from rdfia_cli.spec import Count, Positive
 
 
 def mlp(
-    input: InputSpec,
+    input: InputSpec = InputSpec((1, 28, 28), 10),
     *,
     hidden: Count = 100,
     backprop: Literal["manual", "autograd"] = "autograd",

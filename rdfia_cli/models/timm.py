@@ -1,0 +1,131 @@
+"""timm's classification models, each by its own name: `timm/resnet18`.
+
+Channels, image size, number of classes and weights are adapted by timm's own means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm as library
+from torch import nn
+
+from rdfia_cli.errors import ComponentError, nearest
+from rdfia_cli.models.patches import refuse_ignored_pixels
+from rdfia_cli.models.weights import Weights, naming_download, read_weights, tell_origin
+from rdfia_cli.spec import InputSpec, PixelStatistics
+
+
+def variants() -> Sequence[str]:
+    """The names of all models."""
+    return library.list_models()
+
+
+def timm(
+    input: InputSpec | None = None,
+    *,
+    variant: str,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A model of timm, such as timm/resnet18; other keywords go to timm.create_model.
+
+    Args:
+        input: what it is fed, or None for what it was made for.
+        variant: its name in timm, with or without the tag of its weights.
+        pretrained: start from the weights that timm publishes.
+        weights: start from a safetensors file in timm's naming.
+        options: what else timm's builder takes, such as `patch_size=7` or `drop_path_rate=0.1`.
+
+    Raises:
+        ComponentError: timm has no such model, the weights cannot be had or do not fit, or the
+            model would ignore pixels.
+    """
+    name = f"timm/{variant}"
+    if not library.is_model(variant):
+        raise ComponentError(
+            f"timm {library.__version__} has no model '{variant}'",
+            nearest(variant, library.list_models(), f"rdfia list models 'timm/{variant[:3]}*'"),
+        )
+    own: Any = library.get_pretrained_cfg(variant)
+    made_for = InputSpec(tuple(own.input_size), own.num_classes)
+    if input is not None:
+        options = {**_adaptation(name, input, fixed=own.fixed_input_size), **options}
+    statistics = PixelStatistics(tuple(own.mean), tuple(own.std))
+    if weights is not None:
+        read = read_weights(weights)
+        model = _load(name, read, own, options)
+        statistics = read.statistics or statistics
+    else:
+        address = f"https://huggingface.co/{own.hf_hub_id}"
+        with naming_download(name, address, wanted=pretrained):
+            model = _create(name, options, pretrained=pretrained)
+    tell_origin(model, made_for, statistics if pretrained or weights is not None else None)
+    if input is not None:
+        has_patch = "patch_size" in options or hasattr(model, "patch_embed")
+        refuse_ignored_pixels(model, input, name, keyword="patch_size" if has_patch else None)
+    return model
+
+
+def _adaptation(name: str, input: InputSpec, *, fixed: bool) -> dict[str, Any]:
+    """The keywords by which timm fits a model to an input."""
+    channels, height, width = input.image(name)
+    size = {"img_size": (height, width)} if fixed else {}
+    return {"in_chans": channels, "num_classes": input.classes, **size}
+
+
+def _create(name: str, options: Mapping[str, Any], **weights: Any) -> Any:
+    """Call timm's builder.
+
+    Raises:
+        ComponentError: the model cannot have that size.
+    """
+    try:
+        return library.create_model(name.removeprefix("timm/"), **options, **weights)
+    except TypeError as error:
+        if "'img_size'" not in str(error):
+            raise
+        own: Any = library.get_pretrained_cfg(name.removeprefix("timm/"))
+        height, width = own.input_size[1:]
+        raise ComponentError(
+            f"{name} takes images of {height}x{width} only, not of "
+            f"{'x'.join(map(str, options['img_size']))}",
+            f"add --augment resize:size={height}",
+        ) from None
+
+
+def _load(name: str, found: Weights, own: Any, options: Mapping[str, Any]) -> Any:
+    """A model around the weights of a file, of which each must find its place.
+
+    timm forgives what is missing when the number of classes differs, so the model is first built
+    with the file's number; the head is then replaced.
+    """
+    heads = (own.classifier,) if isinstance(own.classifier, str) else tuple(own.classifier or ())
+    rows = max((found.rows(head) for head in heads), default=0)
+    firsts = (own.first_conv,) if isinstance(own.first_conv, str) else tuple(own.first_conv or ())
+    kernels = [found.tensors[f"{n}.weight"] for n in firsts if f"{n}.weight" in found.tensors]
+    channels = {kernel.shape[1] for kernel in kernels if kernel.ndim == 4} or {own.input_size[0]}
+    overlay = {
+        "state_dict": dict(found.tensors),
+        "num_classes": rows,
+        "custom_load": False,
+        "input_size": (min(channels), *own.input_size[1:]),
+        "label_offset": 0,
+    }
+    try:
+        model = _create(
+            name, {**options, "num_classes": rows}, pretrained=True, pretrained_cfg_overlay=overlay
+        )
+    except RuntimeError as error:
+        reason = [line.strip() for line in str(error).splitlines()][:2][-1]
+        raise ComponentError(
+            f"weights file '{found.path}' does not fit {name}: {reason}",
+            "the file must hold this model's weights, in timm's naming",
+        ) from None
+    classes = options.get("num_classes", rows)
+    if classes != rows:
+        model.reset_classifier(classes)
+    return model
