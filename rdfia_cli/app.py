@@ -143,7 +143,8 @@ def train(
         _setting(
             "--normalize",
             metavar="KIND",
-            help="train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. (default train)",
+            help="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. "
+            "(default auto)",
         ),
     ] = None,
     validation: Annotated[
@@ -182,6 +183,30 @@ def train(
             "--ema-decay",
             metavar="X",
             help="Score and keep a moving average of the weights; 0: none. (default 0)",
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        _setting(
+            "--freeze",
+            metavar="WHAT",
+            help="none, or backbone: only the head learns. (default none)",
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        str | None,
+        _setting(
+            "--layer-decay",
+            metavar="X",
+            help="The learning rate of a layer over that of the next one. (default 1)",
+        ),
+    ] = None,
+    head_lr_factor: Annotated[
+        str | None,
+        _setting(
+            "--head-lr-factor",
+            metavar="X",
+            help="The learning rate of the head over the optimizer's. (default 1)",
         ),
     ] = None,
     early_stopping: Annotated[

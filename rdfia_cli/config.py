@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rdfia_cli import registry, signature
@@ -57,7 +57,7 @@ def parse_normalize(text: str) -> tuple[str, float]:
     Raises:
         ValueError: there is no such kind.
     """
-    kinds = ("train", "none", "zca", *PRESETS)
+    kinds = ("auto", "train", "none", "zca", *PRESETS)
     kind, _, setting = text.partition(":")
     if kind not in kinds or (setting and kind != "zca"):
         raise ValueError(f"it should be {', '.join(kinds[:-1])} or {kinds[-1]}, or zca:eps=X")
@@ -110,7 +110,7 @@ class RunConfig(BaseModel):
     batch_size: Count = Field(32, description="examples a step")
     seed: Annotated[int, Ge(0), Lt(2**63)] = Field(0, description="the seed of all randomness")
     normalize: Annotated[str, AfterValidator(_check_normalize)] = Field(
-        "train", description="train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half"
+        "auto", description="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half"
     )
     validation: Fraction = Field(0.1, description="the share of train kept for validation")
     split_seed: Size = Field(0, description="the seed that chooses the validation split")
@@ -121,6 +121,15 @@ class RunConfig(BaseModel):
     clip_norm: NonNegative = Field(0.0, description="the gradient's largest norm; 0: any")
     ema_decay: Fraction = Field(
         0.0, description="decay of the average of the weights that is scored and kept; 0: none"
+    )
+    freeze: Literal["none", "backbone"] = Field(
+        "none", description="what does not learn; backbone: all but the head"
+    )
+    layer_decay: Annotated[float, Gt(0), Le(1)] = Field(
+        1.0, description="the learning rate of a layer over that of the next one"
+    )
+    head_lr_factor: Positive = Field(
+        1.0, description="the learning rate of the head over the optimizer's"
     )
     early_stopping: Size = Field(
         0, description="epochs without a better validation accuracy before it stops; 0: never"

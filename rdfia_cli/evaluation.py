@@ -84,7 +84,7 @@ def evaluate(
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})
-    parts = yield from assembly.load_and_assemble(config)
+    parts = yield from assembly.load_and_assemble(config, restored=True)
     statistics = checkpoint.load_weights(parts.model, found)
     if data is not None:
         config = config.model_copy(update={"data": data})

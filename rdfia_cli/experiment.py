@@ -156,9 +156,9 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         if place.state == "finished":
             yield Finished(folder, place.result)
             return
-        parts = yield from assembly.load_and_assemble(config)
-        yield from (Warned(text) for text in parts.splits.warnings)
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
+        parts = yield from assembly.load_and_assemble(config, restored=found is not None)
+        yield from (Warned(text) for text in parts.splits.warnings)
         statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
         state, plan = assembly.prepare(parts, statistics)
         checkpoint.refuse_unsavable(state)

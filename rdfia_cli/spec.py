@@ -217,6 +217,37 @@ class Pretrained(Protocol):
 
 
 @runtime_checkable
+class Layered(Protocol):
+    """A model that tells how deep its parameters lie, for fine-tuning layer by layer.
+
+    Attributes:
+        parameter_depths: by parameter name, 0 at the input; the head's is the largest, and its
+            alone.
+    """
+
+    parameter_depths: Mapping[str, int]
+
+
+@runtime_checkable
+class ShowsAttention(Protocol):
+    """A Vision Transformer whose attention can be looked at.
+
+    Attributes:
+        grid: patches a column and a row.
+        prefix: tokens that stand before those of the patches, a class token first.
+        position_embedding: (1, prefix + patches, D), or None.
+    """
+
+    grid: tuple[int, int]
+    prefix: int
+    position_embedding: Tensor | None
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Who looks at whom: (depth, B, heads, T, T), each row sums to 1."""
+        ...
+
+
+@runtime_checkable
 class WatchesValidation(Protocol):
     """A schedule that looks at how well each epoch did; the run must have a validation split."""
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import timm as library
+from timm.models import group_parameters
 from torch import nn
 
 from rdfia_cli.errors import ComponentError, nearest
 from rdfia_cli.models.patches import refuse_ignored_pixels
-from rdfia_cli.models.weights import Weights, naming_download, read_weights, tell_origin
+from rdfia_cli.models.weights import Weights, naming_download, read_weights, tell
 from rdfia_cli.spec import InputSpec, PixelStatistics
 
 
@@ -63,7 +64,10 @@ def timm(
         address = f"https://huggingface.co/{own.hf_hub_id}"
         with naming_download(name, address, wanted=pretrained):
             model = _create(name, options, pretrained=pretrained)
-    tell_origin(model, made_for, statistics if pretrained or weights is not None else None)
+    trained = pretrained or weights is not None
+    tell(model, made_for=made_for, pixel_statistics=statistics if trained else None)
+    if depths := _depths(model):
+        tell(model, parameter_depths=depths)
     if input is not None:
         has_patch = "patch_size" in options or hasattr(model, "patch_embed")
         refuse_ignored_pixels(model, input, name, keyword="patch_size" if has_patch else None)
@@ -129,3 +133,20 @@ def _load(name: str, found: Weights, own: Any, options: Mapping[str, Any]) -> An
     if classes != rows:
         model.reset_classifier(classes)
     return model
+
+
+def _depths(model: Any) -> dict[str, int] | None:
+    """How deep each parameter lies, where timm tells: the classifier alone is the deepest."""
+    if not (hasattr(model, "group_matcher") and hasattr(model, "get_classifier")):
+        return None
+    found: Any = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    classifier = model.get_classifier()
+    parts = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    head = {id(parameter) for part in parts for parameter in part.parameters()}
+    deepest = max(found.values()) + 1
+    depths = {
+        name: deepest if id(parameter) in head else found[name]
+        for name, parameter in model.named_parameters()
+    }
+    order = sorted(set(depths.values()))
+    return {name: order.index(depth) for name, depth in depths.items()} if head else None

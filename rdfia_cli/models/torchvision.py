@@ -21,7 +21,7 @@ from rdfia_cli.models.weights import (
     load_strictly,
     naming_download,
     read_weights,
-    tell_origin,
+    tell,
 )
 from rdfia_cli.spec import InputSpec, PixelStatistics
 
@@ -83,7 +83,7 @@ def torchvision_model(
     else:
         found = None
     model = _create(variant, wanted, options, found, f"weights file '{weights}'")
-    tell_origin(model, made_for, statistics)
+    tell(model, made_for=made_for, pixel_statistics=statistics)
     if input is not None:
         refuse_ignored_pixels(model, input, name)
     return model

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rdfia_cli.errors import UsageError
 from rdfia_cli.models.attention import attend, attention_probabilities
 from rdfia_cli.models.patches import refuse_patch
-from rdfia_cli.models.weights import Weights, load_strictly, read_weights, tell_origin
+from rdfia_cli.models.weights import Weights, load_strictly, read_weights, tell
 from rdfia_cli.spec import Count, Fraction, InputSpec, PixelStatistics, Positive
 
 Position = Literal["learned", "sinusoidal", "none"]
@@ -320,7 +320,8 @@ def _start_from(model: VisionTransformer, found: Weights, input: InputSpec) -> n
     if found.rows("head") != input.classes:
         tensors.update({name: own[name] for name in own if name.startswith("head.")})
     _fill(model, tensors, f"weights file '{found.path}'")
-    return tell_origin(model, input, found.statistics or HALF)
+    tell(model, pixel_statistics=found.statistics or HALF)
+    return model
 
 
 def _fill(model: VisionTransformer, tensors: dict[str, Tensor], source: str) -> None:

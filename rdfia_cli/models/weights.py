@@ -116,12 +116,9 @@ def fit_channels(weight: Tensor, channels: int) -> Tensor:
     return repeated * (have / channels)
 
 
-def tell_origin(
-    model: nn.Module, made_for: InputSpec, statistics: PixelStatistics | None
-) -> nn.Module:
-    """Make a model `MadeFor` and `Pretrained`; plain attributes, no part of its state."""
-    vars(model).update(made_for=made_for, pixel_statistics=statistics)
-    return model
+def tell(model: nn.Module, **facts: InputSpec | PixelStatistics | Mapping[str, int] | None) -> None:
+    """Make a model `MadeFor`, `Pretrained` or `Layered`, by attributes outside its state."""
+    vars(model).update(facts)
 
 
 @contextlib.contextmanager

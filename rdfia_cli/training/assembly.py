@@ -27,6 +27,7 @@ from rdfia_cli.spec import (
     HandDifferentiated,
     InputSpec,
     Preparing,
+    Pretrained,
     Split,
     Splits,
     WatchesValidation,
@@ -34,11 +35,15 @@ from rdfia_cli.spec import (
 )
 from rdfia_cli.training import inputs
 from rdfia_cli.training.averaging import Average, no_best_yet
+from rdfia_cli.training.fine_tuning import freeze_backbone, scale_rates
 from rdfia_cli.training.loop import Plan, TrainingState, begin
 from rdfia_cli.training.memory import keep_freed_memory
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
 from rdfia_cli.training.step import Objective
+
+FIRST_WEIGHTS = frozenset({"pretrained", "weights"})
+"""Keywords of a model's builder that say where its weights start, and nothing else."""
 
 RETURNS: Mapping[str, type] = {
     "model": nn.Module,
@@ -160,14 +165,24 @@ def build_augmentations(config: RunConfig, input: InputSpec) -> list[Augmentatio
     return chain
 
 
-def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
-    """The model, initialised from the seed alone.
+def build_model(config: RunConfig, input: InputSpec, *, restored: bool = False) -> nn.Module:
+    """The model, initialised from the seed and the weights that it starts from.
+
+    Args:
+        config: names the model.
+        input: what it is fed.
+        restored: a checkpoint's weights will take the place of the first ones, which need not be
+            found again.
 
     Raises:
         ComponentError: it has nothing to train.
     """
     seed_global_generators(derive_seed(config.seed, "initialisation"), torch.device("cpu"))
-    model: nn.Module = build_component("model", config.model, input)
+    chosen = config.model
+    if restored:
+        kept = {k: v for k, v in chosen.parameters.items() if k not in FIRST_WEIGHTS}
+        chosen = chosen.model_copy(update={"parameters": kept})
+    model: nn.Module = build_component("model", chosen, input)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         component = registry.find("models", parse_spec(config.model.name))
         raise ComponentError(
@@ -176,14 +191,14 @@ def build_model(config: RunConfig, input: InputSpec) -> nn.Module:
     return model
 
 
-def assemble(config: RunConfig, splits: Splits) -> Assembly:
+def assemble(config: RunConfig, splits: Splits, *, restored: bool = False) -> Assembly:
     """Build what training and evaluation share, for the splits from `load_splits`."""
     device = choose_device(config.device)
     _use_deterministic_kernels(config.deterministic)
     keep_freed_memory()
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
-    model = build_model(config, fed)
+    model = build_model(config, fed, restored=restored)
     model.to(device)
     macs = _try_model(model, config, fed, device)
     arithmetic = choose_arithmetic(
@@ -197,8 +212,14 @@ def assemble(config: RunConfig, splits: Splits) -> Assembly:
     return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
 
 
-def load_and_assemble(config: RunConfig) -> Generator[Preparing, None, Assembly]:
+def load_and_assemble(
+    config: RunConfig, *, restored: bool = False
+) -> Generator[Preparing, None, Assembly]:
     """Make the dataset ready and build the rest for it; meanwhile see that its source is unchanged.
+
+    Args:
+        config: names the parts.
+        restored: a checkpoint's weights will be loaded.
 
     Raises:
         RdfiaError: the source of the dataset changed since it was prepared.
@@ -206,7 +227,7 @@ def load_and_assemble(config: RunConfig) -> Generator[Preparing, None, Assembly]
     splits = yield from load_splits(config)
     with ThreadPoolExecutor(max_workers=1) as beside:
         verified = beside.submit(splits.verify or (lambda: None))
-        parts = assemble(config, splits)
+        parts = assemble(config, splits, restored=restored)
         verified.result()
     return parts
 
@@ -285,8 +306,7 @@ def prepare(
     config, model = assembly.config, assembly.model
     train = assembly.splits.train
     if statistics is None:
-        unnormalised = assembly.pipeline(train, inputs.Statistics())
-        statistics = inputs.fit_statistics(config.normalize, unnormalised).to(assembly.device)
+        statistics = _fit_statistics(assembly).to(assembly.device)
     evaluated = {
         name: assembly.pipeline(split, statistics)
         for name, split in (
@@ -304,9 +324,11 @@ def prepare(
         arithmetic=assembly.arithmetic,
         objective=_objective(assembly),
         patience=config.early_stopping,
+        frozen=freeze_backbone(model) if config.freeze == "backbone" else (),
     )
     _refuse_lonely_example(assembly, plan)
-    optimizer = build_component("optimizer", config.optimizer, model)
+    optimizer: Optimizer = build_component("optimizer", config.optimizer, model)
+    scale_rates(optimizer, model, layer_decay=config.layer_decay, head_factor=config.head_lr_factor)
     schedule = build_component(
         "schedule",
         config.schedule,
@@ -324,6 +346,17 @@ def prepare(
         model, optimizer, schedule, scaler, statistics, begin(plan), average, best
     )
     return state, plan
+
+
+def _fit_statistics(assembly: Assembly) -> inputs.Statistics:
+    """The normalisation that the configuration asks for; `auto` asks the model's own weights."""
+    train, kind, model = assembly.splits.train, assembly.config.normalize, assembly.model
+    if kind == "auto":
+        told = model.pixel_statistics if isinstance(model, Pretrained) else None
+        if told is not None:
+            return inputs.as_told(told, assembly.input)
+        kind = "train"
+    return inputs.fit_statistics(kind, assembly.pipeline(train, inputs.Statistics()))
 
 
 def _objective(assembly: Assembly) -> Objective:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rdfia_cli.config import PRESETS, parse_normalize
 from rdfia_cli.errors import ComponentError, UsageError
-from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split, Splits
+from rdfia_cli.spec import Augmentation, Batch, InputSpec, PixelStatistics, Split, Splits
 from rdfia_cli.training.randomness import derive_seed
 
 EVALUATION_BATCH = 1024
@@ -129,6 +129,17 @@ def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
     if kind == "train":
         return _fit_channels(train.split)
     return _preset(kind, train.split.inputs.shape[1:])
+
+
+def as_told(told: PixelStatistics, input: InputSpec) -> Statistics:
+    """What a model's weights were trained with, for an input of any number of channels.
+
+    A value for each channel stays; for another number of channels all get their mean.
+    """
+    values = [torch.tensor(v).view(-1, 1, 1) for v in (told.mean, told.std)]
+    if len(told.mean) not in (1, input.shape[0]):
+        values = [value.mean(0, keepdim=True) for value in values]
+    return Statistics(*values)
 
 
 def _preset(name: str, shape: torch.Size) -> Statistics:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +102,7 @@ class Plan:
         arithmetic: precision and layout.
         objective: the loss, and the limit of the gradient.
         patience: epochs without a better validation score before it stops; 0: never.
+        frozen: the parts of the model that stay in evaluation mode.
     """
 
     train: Pipeline
@@ -112,6 +113,7 @@ class Plan:
     arithmetic: Arithmetic
     objective: Objective = PLAIN
     patience: int = 0
+    frozen: Sequence[nn.Module] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -182,6 +184,8 @@ def _take_steps(state: TrainingState, plan: Plan) -> Iterator[StepEnd]:
     order = draw_order(len(plan.train.split), plan.seed, progress.epoch)
     order = order.to(plan.train.split.inputs.device)
     state.model.train()
+    for part in plan.frozen:
+        part.eval()
     for step in range(progress.step, plan.steps_per_epoch):
         clock = time.perf_counter()
         indices = order[step * plan.batch_size : (step + 1) * plan.batch_size]
