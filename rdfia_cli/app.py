@@ -326,6 +326,14 @@ def evaluate(
             "--plot", metavar="FILE", help="Draw confusion and per-class accuracy: .png or .svg."
         ),
     ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            "--attention",
+            metavar="FILE",
+            help="Draw where a vit looks, and how alike its positions are: .png or .svg.",
+        ),
+    ] = None,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -427,6 +435,14 @@ def list_components(
         typer.Argument(
             metavar="GROUP",
             help="models, augmentations, optimizers, schedules, datasets or recipes.",
+            show_default=False,
+        ),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Names that fit, such as 'cosine*'; 'timm/resnet*' lists members of a family.",
             show_default=False,
         ),
     ] = None,

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rdfia_cli import run
 from rdfia_cli.config import ComponentConfig, RunConfig
-from rdfia_cli.errors import RdfiaError
-from rdfia_cli.spec import Batch, Preparing
+from rdfia_cli.errors import ComponentError, RdfiaError
+from rdfia_cli.spec import Batch, Preparing, ShowsAttention, Split
 from rdfia_cli.training import assembly, checkpoint, inputs
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import predict_split
@@ -42,6 +43,7 @@ class Evaluation:
         seconds: the predictions took.
         precision, device: what it was computed in and on.
         warnings: what the user should know, a line each.
+        attention: where the model looks, if that was asked for.
     """
 
     config: RunConfig
@@ -56,10 +58,38 @@ class Evaluation:
     precision: str
     device: str
     warnings: tuple[str, ...]
+    attention: AttentionMaps | None = None
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Where a Vision Transformer looks in some images.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [0, 1], as they were fed but not normalised.
+        labels, predictions: (N,) int64.
+        heads: (N, heads, rows, columns), how much what the head of the network reads looks at each
+            patch in the last block.
+        rollout: (N, rows, columns), the same through all blocks and the residual paths (Abnar and
+            Zuidema 2020, arXiv:2005.00928).
+        positions: (rows, columns, rows, columns), the cosine similarity of each patch's position
+            embedding to each other's, or None where the model has none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    predictions: Tensor
+    heads: Tensor
+    rollout: Tensor
+    positions: Tensor | None
 
 
 def evaluate(
-    folder: Path, config: RunConfig, split: str, data: ComponentConfig | None = None
+    folder: Path,
+    config: RunConfig,
+    split: str,
+    data: ComponentConfig | None = None,
+    look_at: int = 0,
 ) -> Generator[Preparing, None, Evaluation]:
     """Score the weights of a run on a split, by the input statistics stored with them.
 
@@ -68,10 +98,11 @@ def evaluate(
         config: its configuration, from `run.load_config`; the device may be another.
         split: train, validation or test.
         data: another dataset of the same shape and classes, or None for the run's own.
+        look_at: how many of the first examples to draw the attention on.
 
     Raises:
         RdfiaError: the run has no sound checkpoint.
-        ComponentError: the weights or the dataset do not fit.
+        ComponentError: the weights or the dataset do not fit, or the model has no attention.
     """
     found, warnings = checkpoint.newest(folder / run.CHECKPOINTS)
     if found is None:
@@ -109,7 +140,65 @@ def evaluate(
         precision=parts.arithmetic.precision,
         device=str(parts.device),
         warnings=tuple(warnings),
+        attention=attention_maps(parts, parts.split(split), statistics, look_at)
+        if look_at
+        else None,
     )
+
+
+def attention_maps(
+    parts: Assembly, split: Split, statistics: inputs.Statistics, examples: int
+) -> AttentionMaps:
+    """Where a trained model looks in the first examples of a split.
+
+    Raises:
+        ComponentError: the model does not show its attention.
+    """
+    model = parts.model
+    if not isinstance(model, ShowsAttention):
+        raise ComponentError(
+            f"model '{parts.config.model.name}' has no attention to draw",
+            "train a vit, or see what is confused with --plot",
+        )
+    chosen = split.select(torch.arange(min(examples, len(split))))
+    shown = next(parts.pipeline(chosen, inputs.Statistics()).evaluation_batches())
+    batch = next(parts.pipeline(chosen, statistics).evaluation_batches())
+    found = model.attention(batch.inputs).float()
+    return AttentionMaps(
+        images=shown.inputs.cpu(),
+        labels=batch.labels.cpu(),
+        predictions=predict(parts.model, batch, parts.arithmetic).argmax(1).cpu(),
+        heads=_as_grid(_read(found[-1], model), model).cpu(),
+        rollout=_as_grid(_read(_roll_out(found)[:, None], model), model)[:, 0].cpu(),
+        positions=_similarities(model),
+    )
+
+
+def _roll_out(attention: Tensor) -> Tensor:
+    """The attention of all blocks (depth, B, heads, T, T) as one: (B, T, T)."""
+    identity = torch.eye(attention.shape[-1], device=attention.device)
+    total = identity
+    for block in attention.mean(2):
+        total = (block + identity) / 2 @ total
+    return total
+
+
+def _read(attention: Tensor, model: ShowsAttention) -> Tensor:
+    """What the class token, or the mean of all tokens, sees of each: (B, heads, T)."""
+    return attention[:, :, 0] if model.prefix else attention.mean(2)
+
+
+def _as_grid(seen: Tensor, model: ShowsAttention) -> Tensor:
+    """The patches of (B, heads, T) in their places: (B, heads, rows, columns)."""
+    return seen[..., model.prefix :].unflatten(-1, model.grid)
+
+
+def _similarities(model: ShowsAttention) -> Tensor | None:
+    if model.position_embedding is None:
+        return None
+    vectors = model.position_embedding.detach()[0, model.prefix :].float()
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    return (unit @ unit.T).unflatten(1, model.grid).unflatten(0, model.grid).cpu()
 
 
 def decision_map(parts: Assembly, statistics: inputs.Statistics) -> dict[str, Any] | None:

@@ -251,6 +251,23 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
         return builder(*arguments, **keywords)
 
 
+def variants(component: Component) -> tuple[str, ...]:
+    """The members of a family, from the function `variants` beside its builder, which is imported.
+
+    Raises:
+        ComponentError: the component is no family, or the import fails.
+    """
+    builder = load(component)
+    with naming(component, "cannot list its members"):
+        return tuple(sys.modules[builder.__module__].variants())
+
+
+def is_family(component: Component) -> bool:
+    """Whether a component is a family, whose members are `family/member`; nothing is imported."""
+    found = source_parameters(component)
+    return found is not None and next(iter(found.parameters), None) == VARIANT
+
+
 def listing(*, check: bool = False) -> tuple[Listing, ...]:
     """Every component with its state.
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rdfia_cli.evaluation import Evaluation
 
 SPLITS = ("test", "validation", "train")
+EXAMPLES_LOOKED_AT = 8
+"""Rows of the picture of attention."""
 
 
 def run(flags: Mapping[str, Any]) -> None:
@@ -27,6 +29,7 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.run import load_config
 
     plot = flags["plot"] and picture_path(flags["plot"])
+    attention = flags["attention"] and picture_path(flags["attention"])
     folder = Path(flags["run"])
     config = load_config(folder)
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
@@ -38,7 +41,8 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.evaluation import evaluate
 
     with display(quiet=False) as show:
-        found = watch(evaluate(folder, config, split, data), show)
+        look_at = EXAMPLES_LOOKED_AT if attention else 0
+        found = watch(evaluate(folder, config, split, data, look_at), show)
     for text in found.warnings:
         console.warn(text)
     result = describe(folder, found)
@@ -47,10 +51,31 @@ def run(flags: Mapping[str, Any]) -> None:
 
         draw_evaluation(result, plot)
         console.say(f"drawn: {plot}")
+    if attention:
+        _draw_attention(found, result, attention)
     if flags["json"]:
         console.print_json(result)
     else:
         _print_tables(result)
+
+
+def _draw_attention(found: Evaluation, result: Mapping[str, Any], path: Path) -> None:
+    from rdfia_cli.report.attention import AttentionPicture, draw_attention
+
+    maps = found.attention
+    assert maps is not None
+    pairs = zip(maps.labels.tolist(), maps.predictions.tolist(), strict=True)
+    names = [(found.classes[label], found.classes[guess]) for label, guess in pairs]
+    content = AttentionPicture(
+        title=f"{result['run']}: attention on the {result['split']} split of {result['data']}",
+        captions=[name if name == guess else f"{name}, taken for {guess}" for name, guess in names],
+        images=maps.images.numpy(),
+        heads=maps.heads.numpy(),
+        rollout=maps.rollout.numpy(),
+        positions=None if maps.positions is None else maps.positions.numpy(),
+    )
+    draw_attention(content, path)
+    console.say(f"drawn: {path}")
 
 
 def describe(folder: Path, found: Evaluation) -> dict[str, Any]:

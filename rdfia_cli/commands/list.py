@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import __version__, console, registry, signature
 from rdfia_cli.errors import UsageError, nearest
+from rdfia_cli.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 RECIPES = "recipes"
 
 
 def run(flags: Mapping[str, Any]) -> None:
-    """List the components of one group, or of all."""
+    """List the components of one group, or of all; with a pattern those whose name fits it."""
     group: str | None = flags["group"]
+    pattern: str | None = flags["pattern"]
     known = (*registry.GROUPS, RECIPES)
     if group is not None and group not in known:
         raise UsageError(f"unknown group '{group}'", nearest(group, known))
@@ -24,6 +27,11 @@ def run(flags: Mapping[str, Any]) -> None:
         for entry in (*_components(check=flags["check"]), *_recipes())
         if group in (None, entry["group"])
     ]
+    if pattern is not None:
+        members = _members(found, pattern) if "/" in pattern else iter(())
+        found = [e for e in (*found, *members) if fnmatch.fnmatchcase(e["name"], pattern)]
+        if not found:
+            raise UsageError(f"no {group} fit '{pattern}'", f"see rdfia list {group}")
     if flags["json"]:
         with_parameters = [{**entry, "parameters": _parameters(entry)} for entry in found]
         console.print_json({"schema": "rdfia.list/1", "components": with_parameters})
@@ -62,16 +70,27 @@ def _recipes() -> Iterator[dict[str, Any]]:
         }
 
 
+def _members(found: Iterable[Mapping[str, Any]], pattern: str) -> Iterator[dict[str, Any]]:
+    """The members of the families, here imported, that a pattern such as `timm/resnet*` names."""
+    family = pattern.partition("/")[0]
+    for entry in found:
+        if entry["state"] == "ok" and fnmatch.fnmatchcase(entry["name"], family):
+            component = _owner(entry)
+            if registry.is_family(component):
+                for variant in registry.variants(component):
+                    yield {**entry, "name": f"{entry['name']}/{variant}", "description": ""}
+
+
+def _owner(entry: Mapping[str, Any]) -> registry.Component:
+    """The component that an entry tells of."""
+    return registry.find(entry["group"], Spec(entry["name"], entry["distribution"]))
+
+
 def _parameters(entry: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The hyper-parameters that the source tells; None where only an import would."""
     if entry["group"] == RECIPES or entry["state"] == "broken":
         return []
-    owner = next(
-        component
-        for component in registry.claimants(entry["group"], entry["name"])
-        if component.distribution == entry["distribution"]
-    )
-    known = registry.source_parameters(owner)
+    known = registry.source_parameters(_owner(entry))
     if known is None:
         return None
     return [
