@@ -31,7 +31,7 @@ NORM_EPSILON = 1e-6
 HALF = PixelStatistics((0.5,), (0.5,))
 """How the input of timm's Vision Transformers is normalised, where a file does not say."""
 SPREAD = 0.02
-"""Standard deviation of the first class token and positions, as in BERT and in timm."""
+"""Standard deviation of the first weights, class token and positions, as in BERT and in timm."""
 
 
 def vit(
@@ -134,6 +134,14 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, NORM_EPSILON)
         self.head = nn.Linear(dim, input.classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Weights, class token and positions from a narrow normal draw, biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=SPREAD)
+                nn.init.zeros_(module.bias)
         for parameter in (self.class_token, self.position_embedding):
             if isinstance(parameter, nn.Parameter):
                 nn.init.trunc_normal_(parameter, std=SPREAD)
