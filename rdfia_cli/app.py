@@ -94,6 +94,90 @@ Seed = Annotated[
 ]
 
 
+Optimizer = Annotated[
+    str | None,
+    _setting(
+        "--optimizer",
+        metavar="O",
+        help="The optimizer. (default sgd:momentum=0.9,weight_decay=0.003)",
+        group="optimizers",
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    _setting(
+        "--schedule",
+        metavar="S",
+        help="The schedule of the learning rate. (default cosine:warmup=2)",
+        group="schedules",
+    ),
+]
+LearningRate = Annotated[
+    str | None,
+    _setting("--lr", metavar="X", help="The learning rate; the same as --set optimizer.lr=X."),
+]
+Epochs = Annotated[
+    str | None,
+    _setting("--epochs", metavar="N", help="Passes over the train split. (default 30)"),
+]
+BatchSize = Annotated[
+    str | None, _setting("--batch-size", metavar="N", help="Examples a step. (default 32)")
+]
+Normalize = Annotated[
+    str | None,
+    _setting(
+        "--normalize",
+        metavar="KIND",
+        help="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. (default auto)",
+    ),
+]
+Precision = Annotated[
+    str | None,
+    _setting(
+        "--precision",
+        metavar="P",
+        help="auto, fp32, bf16 or fp16. (default auto)",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    _setting(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting, such as model.dropout=0.5; repeatable; wins over its flag.",
+        panel=SOURCES,
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    _setting(
+        "--config",
+        metavar="FILE",
+        help="Settings from a TOML file; repeatable, the last wins.",
+        panel=SOURCES,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    _setting(
+        "--recipe",
+        metavar="NAME",
+        help="Settings of a known experiment: rdfia list recipes.",
+        group="recipes",
+        panel=SOURCES,
+    ),
+]
+IfExists = Annotated[
+    str | None,
+    _setting(
+        "--if-exists",
+        metavar="WHAT",
+        help="skip, resume, new or error. (default resume)",
+        panel=PLACE,
+    ),
+]
+
+
 @app.command()
 def train(
     ctx: typer.Context,
@@ -108,45 +192,13 @@ def train(
     ] = None,
     data: Data = None,
     augment: Augmentations = None,
-    optimizer: Annotated[
-        str | None,
-        _setting(
-            "--optimizer",
-            metavar="O",
-            help="The optimizer. (default sgd:momentum=0.9,weight_decay=0.003)",
-            group="optimizers",
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        _setting(
-            "--schedule",
-            metavar="S",
-            help="The schedule of the learning rate. (default cosine:warmup=2)",
-            group="schedules",
-        ),
-    ] = None,
-    lr: Annotated[
-        str | None,
-        _setting("--lr", metavar="X", help="The learning rate; the same as --set optimizer.lr=X."),
-    ] = None,
-    epochs: Annotated[
-        str | None,
-        _setting("--epochs", metavar="N", help="Passes over the train split. (default 30)"),
-    ] = None,
-    batch_size: Annotated[
-        str | None, _setting("--batch-size", metavar="N", help="Examples a step. (default 32)")
-    ] = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    lr: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     seed: Seed = None,
-    normalize: Annotated[
-        str | None,
-        _setting(
-            "--normalize",
-            metavar="KIND",
-            help="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. "
-            "(default auto)",
-        ),
-    ] = None,
+    normalize: Normalize = None,
     validation: Annotated[
         str | None,
         _setting(
@@ -218,14 +270,7 @@ def train(
             "epoch's weights; 0: never. (default 0)",
         ),
     ] = None,
-    precision: Annotated[
-        str | None,
-        _setting(
-            "--precision",
-            metavar="P",
-            help="auto, fp32, bf16 or fp16. (default auto)",
-        ),
-    ] = None,
+    precision: Precision = None,
     device: Annotated[
         str | None,
         _setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
@@ -238,34 +283,9 @@ def train(
             help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
         ),
     ] = None,
-    set: Annotated[
-        list[str] | None,
-        _setting(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting, such as model.dropout=0.5; repeatable; wins over its flag.",
-            panel=SOURCES,
-        ),
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        _setting(
-            "--config",
-            metavar="FILE",
-            help="Settings from a TOML file; repeatable, the last wins.",
-            panel=SOURCES,
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        _setting(
-            "--recipe",
-            metavar="NAME",
-            help="Settings of a known experiment: rdfia list recipes.",
-            group="recipes",
-            panel=SOURCES,
-        ),
-    ] = None,
+    set: Assignments = None,
+    config: Files = None,
+    recipe: Recipe = None,
     out: Annotated[
         str | None,
         _setting(
@@ -275,15 +295,7 @@ def train(
             panel=PLACE,
         ),
     ] = None,
-    if_exists: Annotated[
-        str | None,
-        _setting(
-            "--if-exists",
-            metavar="WHAT",
-            help="skip, resume, new or error. (default resume)",
-            panel=PLACE,
-        ),
-    ] = None,
+    if_exists: IfExists = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -296,6 +308,52 @@ def train(
 ) -> None:
     """Train a model; finish an unfinished run; print a finished one."""
     from rdfia_cli.commands import train as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...",
+            help="The models. (default vit, timm/vit_tiny_patch16_224, timm/resnet18, cnn, lenet)",
+            autocompletion=_complete("models"),  # pyright: ignore
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        _setting("--data", metavar="D", help="The dataset. (default mnist)", group="datasets"),
+    ] = None,
+    seeds: Annotated[
+        str,
+        _setting("--seeds", metavar="LIST", help="A run each: 0,1,2 or 0..4. (default 0,1,2)"),
+    ] = "0,1,2",
+    augment: Augmentations = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    lr: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    normalize: Normalize = None,
+    precision: Precision = None,
+    set: Assignments = None,
+    config: Files = None,
+    recipe: Recipe = None,
+    out: Annotated[
+        str,
+        typer.Option("--out", metavar="DIR", help="The folder of all runs.", rich_help_panel=PLACE),
+    ] = "comparison",
+    if_exists: IfExists = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Train several models over several seeds: one table, one picture."""
+    from rdfia_cli.commands import compare as command
 
     raise typer.Exit(console.call(command.run, ctx.params))
 

@@ -2,6 +2,7 @@
 
 RdfiaError            1   the run failed
 ├── UsageError        2   a flag, a key, a value or a file that the user gave
+├── TrialsFailedError 3   some of several runs failed, the others are done
 ├── ComponentError    4   a component is missing, broken or incompatible
 ├── DivergedError     5   the loss became NaN or infinite
 └── PreemptedError   75   stopped after a checkpoint; the same command goes on
@@ -36,6 +37,13 @@ class UsageError(RdfiaError):
 
     exit_code = 2
     kind = "usage"
+
+
+class TrialsFailedError(RdfiaError):
+    """Some of several runs failed; the others are done and reported."""
+
+    exit_code = 3
+    kind = "trials"
 
 
 class ComponentError(RdfiaError):

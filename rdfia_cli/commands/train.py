@@ -25,7 +25,6 @@ SOURCE_FLAGS = frozenset({"set", "config", "recipe"})
 
 def run(flags: Mapping[str, Any]) -> None:
     """Train what the flags say, unless its result is there already."""
-    from rdfia_cli import run
     from rdfia_cli.config import resolve
 
     resolved = resolve(sources(flags))
@@ -33,22 +32,27 @@ def run(flags: Mapping[str, Any]) -> None:
     if flags["dry_run"]:
         _print_plan(resolved, as_json=flags["json"], quiet=flags["quiet"])
         return
+    _print_result(complete(config, quiet=flags["quiet"]), flags)
+
+
+def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
+    """The result of a run: the stored one, else what training, or the rest of it, gives."""
+    from rdfia_cli import run
+
     place = run.place(config)
     if place.state == "finished":
-        if not flags["quiet"]:
+        if not quiet:
             console.say(f"'{place.folder}' is finished; --if-exists new trains again")
-        result = place.result
-    elif place.state == "unfinished" and config.if_exists == "skip":
-        result = {
+        return place.result
+    if place.state == "unfinished" and config.if_exists == "skip":
+        return {
             **dict.fromkeys(RESULT_FIELDS),
             "schema": "rdfia.result/1",
             "command": "train",
             "run": str(place.folder),
             "state": "unfinished",
         }
-    else:
-        result = _train(config, place.folder, quiet=flags["quiet"])
-    _print_result(result, flags)
+    return _train(config, place.folder, quiet=quiet)
 
 
 def sources(flags: Mapping[str, Any]) -> Sources:
