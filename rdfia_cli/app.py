@@ -10,8 +10,8 @@ import typer
 from rdfia_cli import __version__, console
 
 EPILOG = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 some runs failed, 4 component missing or broken, 5 diverged, "
-    "75 stopped after a checkpoint."
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 some runs failed, 4 component missing or broken, "
+    "5 diverged, 75 stopped after a checkpoint."
 )
 
 app = typer.Typer(
