@@ -97,6 +97,12 @@ def test_a_tenth_of_ten_classes_of_a_hundred_is_ten_of_each():
     assert torch.bincount(found.train.labels).tolist() == [90] * 10
 
 
+def test_a_thousand_classes_are_split_as_ten_are():
+    splits = numbered([n % 1000 for n in range(20_000)], 1000)
+    found = split_validation(splits, 0.1, 0)
+    assert torch.bincount(found.validation.labels).tolist() == [2] * 1000
+
+
 def test_the_seed_alone_chooses_the_validation_split():
     splits = numbered([n % 3 for n in range(300)], 3)
     torch.manual_seed(1)
@@ -170,16 +176,37 @@ kinds = pytest.mark.parametrize("kind", ["pixels", "images", "points"])
 
 
 @kinds
-@pytest.mark.parametrize("chunk", [7, 50, 8192])
+@pytest.mark.parametrize("values", [1, 420, 2**22])
 def test_statistics_are_numpys_however_the_examples_are_chunked(
-    monkeypatch: pytest.MonkeyPatch, kind: str, chunk: int
+    monkeypatch: pytest.MonkeyPatch, kind: str, values: int
 ):
-    monkeypatch.setattr(inputs, "STATISTICS_CHUNK", chunk)
+    monkeypatch.setattr(inputs, "STATISTICS_VALUES", values)
     train = examples(kind)
     found = fit_statistics("train", pipeline(train))
     for ours, theirs in zip((found.mean, found.std), by_numpy(train), strict=True):
         assert ours.dtype == torch.float32
         assert ours.flatten().tolist() == pytest.approx(theirs.tolist(), rel=1e-6)
+
+
+@kinds
+def test_statistics_read_a_file_once_ahead_and_a_bounded_part_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    expected: list[list[int]] = []
+    rows = torch.randperm(50)[:40]
+    train = examples(kind)
+    train = replace(train.select(rows), prefetch=lambda found: expected.append(found.tolist()))
+    each = train.inputs[0].numel()
+    monkeypatch.setattr(inputs, "STATISTICS_VALUES", 7 * each + 1)
+    fit_statistics("train", pipeline(train))
+    assert [len(part) for part in expected] == [7, 7, 7, 7, 5]
+    assert sum(expected, []) == rows[7:].tolist()
+
+
+def test_pixels_far_apart_have_exact_statistics_in_one_reading():
+    pixels = torch.tensor([0, 255] * 2**19, dtype=torch.uint8).view(-1, 1, 32, 32)
+    found = fit_statistics("train", pipeline(Split(pixels, torch.zeros(len(pixels)))))
+    assert (found.mean.item(), found.std.item()) == (0.5, 0.5)
 
 
 @kinds
