@@ -19,8 +19,8 @@ from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split, Splits
 from rdfia_cli.training.randomness import derive_seed
 
 EVALUATION_BATCH = 1024
-EVALUATION_VALUES = 2**25
-"""Input values in a batch of evaluation at most: 128 MiB in fp32."""
+EVALUATION_VALUES = 2**24
+"""Input values in a batch of evaluation at most: 64 MiB in fp32."""
 STATISTICS_VALUES = 2**22
 """Input values that statistics look at together: 32 MiB in float64."""
 LARGEST_WHITENING = 8192
