@@ -7,7 +7,6 @@ they come, after it wrote them down, and last `Finished`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -22,7 +21,7 @@ import torch
 
 from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, spec_text
-from rdfia_cli.errors import PreemptedError
+from rdfia_cli.errors import PreemptedError, UsageError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
 from rdfia_cli.training import assembly, checkpoint
@@ -124,11 +123,16 @@ class StopRequest:
             os.kill(os.getpid(), number)
         self.signal = number
         if not self.deferred:
-            raise PreemptedError(
-                f"stopped by {signal.Signals(number).name} before the first step",
-                "run the same command again",
-                number,
-            )
+            raise self.at_once()
+
+    def at_once(self) -> PreemptedError:
+        """The error that stops a run which has nothing to save."""
+        assert self.signal is not None
+        return PreemptedError(
+            f"stopped by {signal.Signals(self.signal).name} before anything was saved",
+            "run the same command again",
+            self.signal,
+        )
 
 
 def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
@@ -162,8 +166,10 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
         state, plan = assembly.prepare(parts, statistics)
         checkpoint.refuse_unsavable(state)
-        yield from _warn_of_changes(folder, parts)
-        _write_head(folder, parts)
+        if found is not None:
+            _refuse_other_data(folder, parts)
+            yield from _warn_of_changes(folder, parts)
+        _write_head(folder, parts, begins=found is None)
         stop.deferred = True
         with _logs(folder) as logs:
             yield from (Warned(text) for text in lost)
@@ -171,7 +177,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
                 yield Warned("no checkpoint is sound: starting from the beginning")
             _restore(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
-            yield from _train(folder, state, plan, config, logs, stop)
+            yield from _train(folder, state, plan, parts, logs, stop)
         _write_decision_map(folder, parts, state)
         yield Fitted(folder)
         yield _finish(folder, parts, state, plan)
@@ -204,11 +210,27 @@ def _stop_requests() -> Generator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _write_head(folder: Path, parts: Assembly) -> None:
-    """Write what never changes; the configuration comes last: it makes the folder a run's."""
+def _write_head(folder: Path, parts: Assembly, *, begins: bool) -> None:
+    """Write what a run began with; the configuration comes last: it makes the folder a run's."""
+    if begins:
+        surroundings = {**_hardware(parts), run.DATA_FINGERPRINT: parts.splits.fingerprint}
+        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**surroundings))
     if not (folder / run.CONFIG).exists():
-        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
         durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
+
+
+def _refuse_other_data(folder: Path, parts: Assembly) -> None:
+    """Refuse to go on with other data than the run began with.
+
+    Raises:
+        UsageError: the dataset has another content.
+    """
+    if run.data_changed(folder, parts.splits.fingerprint):
+        raise UsageError(
+            f"the images of '{spec_text('data', parts.config.data)}' changed since the run in "
+            f"'{folder}' began",
+            "bring them back, or begin anew with --if-exists new",
+        )
 
 
 def _hardware(parts: Assembly) -> dict[str, Any]:
@@ -233,9 +255,9 @@ def _processor() -> str:
 
 def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
     """Say where a run goes on in surroundings in which its bits may come out otherwise."""
-    if not ((folder / run.CONFIG).exists() and (folder / run.ENVIRONMENT).exists()):
+    before = run.read_environment(folder)
+    if before is None:
         return
-    before = json.loads((folder / run.ENVIRONMENT).read_bytes())
     now = {**run.describe_environment(), **_hardware(parts)}
     for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
         if before.get(key) != now[key]:
@@ -276,16 +298,19 @@ def _train(
     folder: Path,
     state: TrainingState,
     plan: Plan,
-    config: RunConfig,
+    parts: Assembly,
     logs: Mapping[str, run.Log],
     stop: StopRequest,
 ) -> Iterator[Event]:
     rhythm = checkpoint.Rhythm()
     for event in fit(state, plan):
-        _log(event, config, logs)
         ended = isinstance(event, EpochEnd)
         complete = ended and event.last
-        if complete or stop.signal is not None or rhythm.due(epoch_ended=ended):
+        due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
+        if due or ended:
+            _await_verification(parts, stop)
+        _log(event, parts.config, logs)
+        if due:
             began = time.monotonic()
             lengths = {name: log.flush() for name, log in logs.items()}
             checkpoint.save(folder / run.CHECKPOINTS, state, lengths)
@@ -298,6 +323,21 @@ def _train(
                 stop.signal,
             )
         yield event
+
+
+def _await_verification(parts: Assembly, stop: StopRequest) -> None:
+    """Wait until it is known that the source of the data is unchanged, unless asked to stop.
+
+    Raises:
+        ChangedError: it changed.
+        PreemptedError: asked to stop before that was known.
+    """
+    if parts.verification.pending:
+        if stop.signal is not None:
+            raise stop.at_once()
+        stop.deferred = False
+    parts.verification.wait()
+    stop.deferred = True
 
 
 def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:

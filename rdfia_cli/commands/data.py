@@ -21,16 +21,14 @@ def prepare(flags: Mapping[str, Any]) -> None:
 
     chosen = [resolve_component("data", text, "argument") for text in flags["datasets"]]
     from rdfia_cli.commands.progress import display, watch
-    from rdfia_cli.training.assembly import load_dataset
+    from rdfia_cli.training.assembly import load_verified
 
     rows: list[dict[str, Any]] = []
     with display(quiet=flags["quiet"]) as show:
         for component in chosen:
-            splits = watch(load_dataset(component), show)
+            splits = watch(load_verified(component), show)
             for text in splits.warnings:
                 console.warn(text)
-            if splits.verify is not None:
-                splits.verify()
             rows.append(_describe_splits(component, splits))
     if flags["json"]:
         console.print_json({"schema": "rdfia.data/1", "datasets": rows})

@@ -238,6 +238,8 @@ def open_store(
         classes=manifest.classes,
         warnings=warnings,
         verify=verify,
+        fingerprint=manifest.fingerprint,
+        memory=cache.StoreMemory(store.folder, manifest.fingerprint),
     )
 
 

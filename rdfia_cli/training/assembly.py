@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdfia_cli import cache, registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
-from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.errors import ChangedError, ComponentError, UsageError
 from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
@@ -39,6 +38,7 @@ from rdfia_cli.training.memory import keep_freed_memory
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
 from rdfia_cli.training.step import Objective
+from rdfia_cli.training.verification import Verification
 
 RETURNS: Mapping[str, type] = {
     "model": nn.Module,
@@ -61,6 +61,7 @@ class Assembly:
         model: on the device, freshly initialised.
         device: where it runs.
         arithmetic: precision and layout.
+        verification: to wait for before anything is kept that was made of the splits.
     """
 
     config: RunConfig
@@ -70,6 +71,7 @@ class Assembly:
     model: nn.Module
     device: torch.device
     arithmetic: Arithmetic
+    verification: Verification = field(default_factory=lambda: Verification(None))
 
     @property
     def parameters(self) -> int:
@@ -89,8 +91,12 @@ class Assembly:
 
     def pipeline(self, split: Split, statistics: inputs.Statistics) -> inputs.Pipeline:
         """Batches of a split, as this run augments, normalises and lays them out."""
+        return self.passing_pipeline(inputs.settle(split, self.device), statistics)
+
+    def passing_pipeline(self, split: Split, statistics: inputs.Statistics) -> inputs.Pipeline:
+        """The same for a single pass, for which a split is not moved to the device as a whole."""
         return inputs.Pipeline(
-            inputs.settle(split, self.device),
+            split,
             self.augmentations,
             statistics,
             self.device,
@@ -121,13 +127,28 @@ def _refuse_return(key: str, built: Any, component: registry.Component) -> None:
 
 
 def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
-    """Make the dataset ready, and take its validation split from train."""
-    splits = yield from load_dataset(config.data)
+    """Make the dataset ready, as it is now, and take its validation split from train."""
+    splits = yield from load_verified(config.data)
     return inputs.split_validation(splits, config.validation, config.split_seed)
 
 
+def load_verified(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
+    """Make a dataset ready as its source is now: where that changed, it is prepared anew.
+
+    Raises:
+        ChangedError: it changed once more meanwhile.
+    """
+    splits = yield from load_dataset(chosen)
+    try:
+        Verification(splits.verify).wait()
+    except ChangedError:
+        splits = yield from load_dataset(chosen)
+        Verification(splits.verify).wait()
+    return splits
+
+
 def load_dataset(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
-    """Make a dataset ready, as it is.
+    """Make a dataset ready; whether its source changed in its place is still to be verified.
 
     Yields:
         How far a long preparation is.
@@ -198,17 +219,14 @@ def assemble(config: RunConfig, splits: Splits) -> Assembly:
 
 
 def load_and_assemble(config: RunConfig) -> Generator[Preparing, None, Assembly]:
-    """Make the dataset ready and build the rest for it; meanwhile see that its source is unchanged.
+    """Make the dataset ready and build the rest for it, while its source is looked at.
 
-    Raises:
-        RdfiaError: the source of the dataset changed since it was prepared.
+    Training need not wait for that look: whoever keeps something waits for `verification`.
     """
-    splits = yield from load_splits(config)
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        verified = beside.submit(splits.verify or (lambda: None))
-        parts = assemble(config, splits)
-        verified.result()
-    return parts
+    splits = yield from load_dataset(config.data)
+    verification = Verification(splits.verify)
+    splits = inputs.split_validation(splits, config.validation, config.split_seed)
+    return replace(assemble(config, splits), verification=verification)
 
 
 @torch.no_grad()
@@ -285,8 +303,10 @@ def prepare(
     config, model = assembly.config, assembly.model
     train = assembly.splits.train
     if statistics is None:
-        unnormalised = assembly.pipeline(train, inputs.Statistics())
-        statistics = inputs.fit_statistics(config.normalize, unnormalised).to(assembly.device)
+        unnormalised = assembly.passing_pipeline(train, inputs.Statistics())
+        memory = assembly.splits.memory
+        statistics = inputs.fit_statistics(config.normalize, unnormalised, memory)
+        statistics = statistics.to(assembly.device)
     evaluated = {
         name: assembly.pipeline(split, statistics)
         for name, split in (

@@ -5,17 +5,19 @@ Split, move, scale, augment, normalise.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from rdfia_cli.config import PRESETS, parse_normalize
 from rdfia_cli.errors import ComponentError, UsageError
-from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split, Splits
+from rdfia_cli.spec import Augmentation, Batch, InputSpec, Memory, Split, Splits
 from rdfia_cli.training.randomness import derive_seed
 
 EVALUATION_BATCH = 1024
@@ -137,12 +139,13 @@ class Statistics:
         return Statistics(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
 
-def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
+def fit_statistics(normalize: str, train: Pipeline, memory: Memory | None = None) -> Statistics:
     """What `normalize` asks for, from the train split as evaluation sees it: not augmented.
 
     Args:
         normalize: `train`, `none`, `zca`, `zca:eps=X` or a preset, as in `RunConfig`.
         train: the training pipeline, still without statistics.
+        memory: the dataset's, where `train` is found if an earlier run fitted it.
 
     Raises:
         UsageError: the preset is for another number of channels, or ZCA for inputs too large.
@@ -153,7 +156,7 @@ def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
     if kind == "zca":
         return _fit_whitening(train, epsilon)
     if kind == "train":
-        return _fit_channels(train.split)
+        return _recall_channels(train.split, memory)
     return _preset(kind, train.split.inputs.shape[1:])
 
 
@@ -165,6 +168,19 @@ def _preset(name: str, shape: torch.Size) -> Statistics:
             "use --normalize train",
         )
     return Statistics(torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1))
+
+
+def _recall_channels(train: Split, memory: Memory | None) -> Statistics:
+    """The statistics of the same examples from an earlier run, or fitted now and kept."""
+    if memory is None:
+        return _fit_channels(train)
+    rows = b"" if train.rows is None else train.rows.cpu().numpy().tobytes()
+    name = f"channels {hashlib.sha256(rows).hexdigest()}"
+    if (found := memory.recall(name)) is not None:
+        return Statistics(**safetensors.torch.load(found))
+    fitted = _fit_channels(train)
+    memory.keep(name, safetensors.torch.save(fitted.tensors()))
+    return fitted
 
 
 def _fit_channels(train: Split) -> Statistics:
@@ -315,15 +331,36 @@ def settle(split: Split, device: torch.device) -> Split:
     return Split(split.take(torch.arange(len(split))).to(device), split.labels.to(device))
 
 
-def refuse_unlike(found: Splits, expected: InputSpec, name: str) -> None:
-    """Refuse a dataset whose examples or classes are not those of the model.
+def compare(found: Splits, expected: Splits, name: str) -> Iterator[str]:
+    """Refuse a dataset whose examples or classes are not those that a model was trained on.
+
+    Args:
+        found: the dataset.
+        expected: what the model was trained on.
+        name: of the dataset.
+
+    Yields:
+        What the user should know, in a line.
 
     Raises:
-        ComponentError: shape or number of classes differ.
+        ComponentError: shape, number or order of the classes differ.
     """
-    if found.input != expected:
+    if found.input != expected.input:
         raise ComponentError(
             f"dataset '{name}' has shape {found.input.shape} and {found.input.classes} classes, "
-            f"the run has {expected.shape} and {expected.classes}",
+            f"the run has {expected.input.shape} and {expected.input.classes}",
             "evaluate on data of the same shape and classes",
         )
+    pairs = zip(found.classes, expected.classes, strict=True)
+    differing = [f"'{ours}' for '{theirs}'" for ours, theirs in pairs if ours != theirs]
+    if not differing:
+        return
+    if sorted(found.classes) == sorted(expected.classes):
+        raise ComponentError(
+            f"dataset '{name}' has the classes of the run in another order: {differing[0]}",
+            "evaluate on data whose classes have the same order",
+        )
+    yield (
+        f"{len(differing)} of {len(expected.classes)} classes of '{name}' have other names than "
+        f"the run's, such as {differing[0]}"
+    )

@@ -77,7 +77,7 @@ def run(root: Path, how: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process' own memory")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits private memory")
 
 
 @linux

@@ -200,7 +200,7 @@ def test_statistics_read_a_file_once_ahead_and_a_bounded_part_at_a_time(
     monkeypatch.setattr(inputs, "STATISTICS_VALUES", 7 * each + 1)
     fit_statistics("train", pipeline(train))
     assert [len(part) for part in expected] == [7, 7, 7, 7, 5]
-    assert sum(expected, []) == rows[7:].tolist()
+    assert [row for part in expected for row in part] == rows[7:].tolist()
 
 
 def test_pixels_far_apart_have_exact_statistics_in_one_reading():
@@ -429,12 +429,27 @@ def test_the_model_is_fed_what_the_last_augmentation_produces():
     assert inputs.output_of(chain, spec) == InputSpec((3, 24, 24), 10)
 
 
-@pytest.mark.parametrize("expected", [InputSpec((2,), 2), InputSpec((1,), 3)], ids=str)
-def test_data_of_another_shape_or_number_of_classes_are_refused(expected: InputSpec):
-    found = numbered([0, 1], 2)
-    inputs.refuse_unlike(found, found.input, "mine")
+def named(*classes: str, features: int = 1) -> Splits:
+    split = Split(torch.zeros(1, features), torch.zeros(1, dtype=torch.int64))
+    return Splits(split, split, classes)
+
+
+@pytest.mark.parametrize("expected", [named("a", "b", features=2), named("a", "b", "c")])
+def test_data_of_another_shape_or_number_of_classes_are_refused(expected: Splits):
     with pytest.raises(ComponentError, match="'mine'"):
-        inputs.refuse_unlike(found, expected, "mine")
+        list(inputs.compare(named("a", "b"), expected, "mine"))
+
+
+def test_the_same_classes_in_another_order_are_refused():
+    with pytest.raises(ComponentError, match="in another order: 'cat' for 'dog'"):
+        list(inputs.compare(named("cat", "dog"), named("dog", "cat"), "mine"))
+
+
+def test_classes_of_other_names_are_scored_with_a_warning():
+    assert list(inputs.compare(named("a", "b"), named("a", "b"), "mine")) == []
+    (warning,) = inputs.compare(named("cats", "dog"), named("cat", "dog"), "mine")
+    assert warning.startswith("1 of 2 classes of 'mine' have other names")
+    assert "'cats' for 'cat'" in warning
 
 
 def test_a_split_stays_where_it_is_on_the_cpu():
