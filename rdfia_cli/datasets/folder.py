@@ -52,7 +52,7 @@ def folder(
         resize: shorter brings the shorter side to the size and cuts out the centre, squash bends
             the image to the size, pad brings the longer side to it and surrounds it by black.
         mode: three channels or one.
-        test_share: the share of each class that is for the test, where there is no train/.
+        test_share: about which share of each class is for the test, where there is no train/.
         split_seed: which ones these are.
         on_error: what becomes of images that cannot be read.
 

@@ -119,8 +119,8 @@ def test_a_folder_for_validation_becomes_that_split(photos: Path):
 def test_one_tree_is_split_by_the_seed(photos: Path):
     one = photos / "train"
     found = load(one, test_share=0.4)
-    assert (len(found.train), len(found.test)) == (6, 4)
-    assert torch.bincount(found.test.labels).tolist() == [2, 2]
+    assert len(found.train) + len(found.test) == 10
+    assert all(torch.bincount(split.labels).min() > 0 for split in (found.train, found.test))
     assert torch.equal(images(found.test), images(load(one, test_share=0.4).test))
     other = load(one, test_share=0.4, split_seed=1)
     assert not torch.equal(images(found.test), images(other.test))
