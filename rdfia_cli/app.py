@@ -189,8 +189,8 @@ def train(
         _setting(
             "--early-stopping",
             metavar="N",
-            help="Stop after N epochs without a better validation accuracy, and keep the best "
-            "epoch's weights; 0: never. (default 0)",
+            help="Stop after N epochs without a better validation accuracy (at an equal one, "
+            "loss), and keep the best epoch's weights; 0: never. (default 0)",
         ),
     ] = None,
     precision: Annotated[

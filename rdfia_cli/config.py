@@ -123,7 +123,9 @@ class RunConfig(BaseModel):
         0.0, description="decay of the average of the weights that is scored and kept; 0: none"
     )
     early_stopping: Size = Field(
-        0, description="epochs without a better validation accuracy before it stops; 0: never"
+        0,
+        description="epochs without a better validation accuracy (at an equal one, loss) before it "
+        "stops; 0: never",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="the arithmetic of the forward and backward pass"

@@ -378,6 +378,11 @@ def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> 
     return Finished(folder, result)
 
 
+def _validation_rank(line: Mapping[str, Any]) -> tuple[float, float]:
+    """What makes an epoch better than another, as `Best` has it: accuracy, then loss."""
+    return line["validation"]["accuracy"], -line["validation"]["loss"]
+
+
 def describe_result(
     folder: Path, parts: Assembly, state: TrainingState, test: Measures
 ) -> dict[str, Any]:
@@ -386,7 +391,7 @@ def describe_result(
     found, _ = checkpoint.newest(folder / run.CHECKPOINTS)
     progress, config = state.progress, parts.config
     scored = [line for line in epochs if "validation" in line]
-    best = max(scored, key=lambda line: line["validation"]["accuracy"], default=None)
+    best = max(scored, key=_validation_rank, default=None)
     kept = epochs[state.best.epoch - 1 if state.best else -1]
     return {
         "schema": "rdfia.result/1",
