@@ -8,6 +8,7 @@ whole or absent.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -32,8 +33,8 @@ IMAGES = "images.uint8"
 LABELS = "labels.int64"
 MANIFEST = "manifest.json"
 SCHEMA = "rdfia.store/1"
-REMOVED = ".removed"
-"""The ending of a folder that is on its way out."""
+PARTIAL, REMOVED, LOCK = ".partial", ".removed", ".lock"
+"""The endings of what is hidden: a store being written, one on its way out, a right to prepare."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,51 @@ def remove_store(store: Path) -> None:
         raise RdfiaError(
             f"cannot remove '{store}': {error.strerror}", "remove that folder yourself"
         ) from None
+
+
+def leftovers(root: Path) -> Iterator[Path]:
+    """What lies among the stores of a cache and is none: damaged, of another version, or left."""
+    if not (root / STORES).is_dir():
+        return
+    for path in sorted((root / STORES).iterdir()):
+        if path.name.startswith(".") or read_store(path) is None:
+            yield path
+
+
+def remove_leftover(path: Path) -> int:
+    """Remove what is no store, unless a process uses it, and return the bytes that this frees."""
+    if not path.is_dir():
+        return _remove_lock(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if path.name.startswith("."):
+        return size if remove_unused(path) else 0
+    remove_store(path)
+    return size
+
+
+def _remove_lock(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        descriptor = durable.lock_file(path)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+    return 0
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove a hidden folder that no process holds locked, and say whether it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return not folder.exists()
 
 
 def hidden_beside(store: Path, ending: str) -> Path:

@@ -67,6 +67,10 @@ def list_stores(flags: Mapping[str, Any]) -> None:
         rows = [_describe_store(store) for store in found]
         console.print_json({"schema": "rdfia.data/1", "cache": str(cache.folder()), "stores": rows})
         return
+    if left := list(cache.leftovers(cache.folder())):
+        console.say(
+            f"{len(left)} in '{left[0].parent}' unfinished or damaged: see data remove --all"
+        )
     if not found:
         console.say(f"no dataset is in the cache '{cache.folder()}'")
         return
@@ -115,6 +119,8 @@ def remove(flags: Mapping[str, Any]) -> None:
     for store in chosen:
         cache.remove_store(store.folder)
     removed = [store.folder.name for store in chosen]
+    if everything:
+        freed += sum(map(cache.remove_leftover, list(cache.leftovers(cache.folder()))))
     downloads = cache.folder() / cache.DOWNLOADS
     if flags["downloads"] and downloads.exists():
         freed += sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())

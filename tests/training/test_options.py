@@ -262,8 +262,9 @@ def test_early_stopping_keeps_and_reports_the_best_epoch():
 
 
 def test_the_best_epoch_of_a_result_is_the_one_that_is_kept_at_equal_accuracies_too():
-    flags = {"model": "mlp", "data": "circles", "lr": "0.5", "early_stopping": "5", "out": "here"}
-    events = list(run_experiment(resolve(Sources({**flags, "epochs": "30"})).config, Path("here")))
+    flags = {"model": "mlp", "data": "circles", "lr": "0.5", "early_stopping": "5"}
+    more = {"schedule": "constant", "epochs": "8", "out": "here"}
+    events = list(run_experiment(resolve(Sources({**flags, **more})).config, Path("here")))
     accuracies = [
         event.evaluations["validation"].accuracy for event in events if isinstance(event, EpochEnd)
     ]
