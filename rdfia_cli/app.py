@@ -262,7 +262,7 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show every setting, its origin and the cost; write nothing."
+            "--dry-run", help="Show every setting, its origin and the cost; write no run."
         ),
     ] = False,
     json: Json = False,

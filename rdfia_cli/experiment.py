@@ -24,7 +24,7 @@ from rdfia_cli.config import RunConfig, spec_text
 from rdfia_cli.errors import PreemptedError, UsageError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
-from rdfia_cli.training import assembly, checkpoint
+from rdfia_cli.training import assembly, checkpoint, inputs
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import (
     EpochEnd,
@@ -136,9 +136,10 @@ class StopRequest:
 
 
 def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
-    """Build a run's parts and write no run."""
+    """Build a run's parts, fit nothing to the data and write no run."""
     parts = yield from assembly.load_and_assemble(config)
-    _, plan = assembly.prepare(parts)
+    unfitted = inputs.Statistics() if inputs.looks_at_data(config.normalize) else None
+    _, plan = assembly.prepare(parts, unfitted)
     return DryRun(config.folder, parts, plan.steps_per_epoch)
 
 
