@@ -170,6 +170,11 @@ def _preset(name: str, shape: torch.Size) -> Statistics:
     return Statistics(torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1))
 
 
+def looks_at_data(normalize: str) -> bool:
+    """Whether `normalize` asks for statistics that are fitted."""
+    return parse_normalize(normalize)[0] in ("train", "zca")
+
+
 def _recall_channels(train: Split, memory: Memory | None) -> Statistics:
     """The statistics of the same examples from an earlier run, or fitted now and kept."""
     if memory is None:
@@ -241,11 +246,11 @@ def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
             f"use --normalize train, or images of at most {LARGEST_WHITENING:,} values",
         )
     # Around the first batch's mean, not around 0, the covariance loses no digits.
-    shift = first.double().mean(0)
+    shift = _widen(first).mean(0)
     total = torch.zeros(features, dtype=torch.float64, device=shift.device)
     products = torch.zeros(features, features, dtype=torch.float64, device=shift.device)
     for inputs in itertools.chain([first], batches):
-        centred = (inputs.double() - shift).flatten(1)
+        centred = (_widen(inputs) - shift).flatten(1)
         total += centred.sum(0)
         products.addmm_(centred.T, centred)
     mean = total / len(train.split)
@@ -254,6 +259,11 @@ def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
     scales = (variances.clamp(min=0) + epsilon).rsqrt()
     whitening = (directions * scales) @ directions.T
     return Statistics((shift + mean.view_as(shift)).float(), whitening=whitening.float())
+
+
+def _widen(inputs: Tensor) -> Tensor:
+    """In float64, which MPS lacks: then on the CPU."""
+    return (inputs.cpu() if inputs.device.type == "mps" else inputs).double()
 
 
 def output_of(augmentations: Sequence[Augmentation], input: InputSpec) -> InputSpec:
@@ -328,7 +338,20 @@ def settle(split: Split, device: torch.device) -> Split:
     free, _ = torch.cuda.mem_get_info(device)
     if len(split) * split.inputs[0].nbytes > SHARE_OF_FREE_MEMORY * free:
         return split
-    return Split(split.take(torch.arange(len(split))).to(device), split.labels.to(device))
+    return Split(copy_inputs(split, device), split.labels.to(device))
+
+
+def copy_inputs(split: Split, device: torch.device) -> Tensor:
+    """The inputs of a split on a device, a part at a time: they may be larger than memory."""
+    inputs, count = split.inputs, len(split)
+    if inputs.is_contiguous():
+        copy = inputs.new_empty((count, *inputs.shape[1:]), device=device)
+    else:
+        copy = inputs.new_empty((count, *inputs.movedim(1, -1).shape[1:]), device=device)
+        copy = copy.movedim(-1, 1)
+    for examples in in_order(split, EVALUATION_VALUES):
+        copy[examples[0] : examples[-1] + 1] = split.take(examples)
+    return copy
 
 
 def compare(found: Splits, expected: Splits, name: str) -> Iterator[str]:

@@ -455,3 +455,21 @@ def test_classes_of_other_names_are_scored_with_a_warning():
 def test_a_split_stays_where_it_is_on_the_cpu():
     split = examples("points")
     assert inputs.settle(split, CPU) is split
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_copy_is_made_in_parts_and_lies_in_memory_as_the_original(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
+):
+    split = examples("pixels")
+    split = replace(split, inputs=split.inputs.contiguous(memory_format=layout))
+    split = split.select(torch.randperm(50)[:31])
+    whole = split.take(torch.arange(31))
+    taken: list[int] = []
+    real = Split.take
+    monkeypatch.setattr(Split, "take", lambda s, e: taken.append(len(e)) or real(s, e))
+    monkeypatch.setattr(inputs, "EVALUATION_VALUES", 8 * 60)
+    copy = inputs.copy_inputs(split, CPU)
+    assert taken == [8, 8, 8, 7]
+    assert torch.equal(copy, whole)
+    assert copy.stride() == whole.stride()
