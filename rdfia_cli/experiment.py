@@ -17,14 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, spec_text
-from rdfia_cli.errors import PreemptedError, UsageError
+from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
-from rdfia_cli.training import assembly, checkpoint, inputs
+from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import (
     EpochEnd,
@@ -161,16 +159,17 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         if place.state == "finished":
             yield Finished(folder, place.result)
             return
-        parts = yield from assembly.load_and_assemble(config)
-        yield from (Warned(text) for text in parts.splits.warnings)
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
+        parts = yield from assembly.load_and_assemble(config)
+        if found is not None:
+            surroundings.refuse_other_data(folder, parts)
+        yield from (Warned(text) for text in parts.splits.warnings)
         statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
         state, plan = assembly.prepare(parts, statistics)
         checkpoint.refuse_unsavable(state)
         if found is not None:
-            _refuse_other_data(folder, parts)
-            yield from _warn_of_changes(folder, parts)
-        _write_head(folder, parts, begins=found is None)
+            yield from (Warned(text) for text in surroundings.changes(folder, parts))
+        surroundings.write_head(folder, parts, begins=found is None)
         stop.deferred = True
         with _logs(folder) as logs:
             yield from (Warned(text) for text in lost)
@@ -209,63 +208,6 @@ def _stop_requests() -> Generator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _write_head(folder: Path, parts: Assembly, *, begins: bool) -> None:
-    """Write what a run began with; the configuration comes last: it makes the folder a run's."""
-    if begins:
-        surroundings = {**_hardware(parts), run.DATA_FINGERPRINT: parts.splits.fingerprint}
-        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**surroundings))
-    if not (folder / run.CONFIG).exists():
-        durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
-
-
-def _refuse_other_data(folder: Path, parts: Assembly) -> None:
-    """Refuse to go on with other data than the run began with.
-
-    Raises:
-        UsageError: the dataset has another content.
-    """
-    if run.data_changed(folder, parts.splits.fingerprint):
-        raise UsageError(
-            f"the images of '{spec_text('data', parts.config.data)}' changed since the run in "
-            f"'{folder}' began",
-            "bring them back, or begin anew with --if-exists new",
-        )
-
-
-def _hardware(parts: Assembly) -> dict[str, Any]:
-    device = parts.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "precision": parts.arithmetic.precision,
-        "channels_last": parts.arithmetic.channels_last,
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return torch.backends.cpu.get_cpu_capability()
-
-
-def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
-    """Say where a run goes on in surroundings in which its bits may come out otherwise."""
-    before = run.read_environment(folder)
-    if before is None:
-        return
-    now = {**run.describe_environment(), **_hardware(parts)}
-    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
-        if before.get(key) != now[key]:
-            yield Warned(
-                f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
-                "its last digits may differ from an unbroken run's"
-            )
 
 
 def _restore(

@@ -110,17 +110,28 @@ def test_preparing_again_is_all_that_a_change_in_its_place_needs(rdfia, photos):
 # A run goes on with the images that it began with
 
 
-def test_a_run_whose_images_changed_does_not_go_on(rdfia, photos):
+def another_image(photos: Path) -> None:
+    picture(60).save(photos / "cat/new.bmp")
+
+
+def another_class(photos: Path) -> None:
+    shutil.copytree(photos / "cat", photos / "bird")
+
+
+@pytest.mark.parametrize("change", [another_image, another_class])
+def test_a_run_whose_images_changed_does_not_go_on(rdfia, photos, change):
     assert rdfia(*TRAIN).code == 0
     Path("run/result.json").unlink()
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    picture(60).save(photos / "cat/new.bmp")
+    aside = Path(shutil.copytree(photos, photos.with_name("aside")))
+    change(photos)
     found = rdfia(*TRAIN, "--json")
     assert found.code == 2
     assert "changed since the run in 'run' began" in found.json["message"]
     assert "--if-exists new" in found.json["remedy"]
     assert {path: path.read_bytes() for path in before} == before
-    (photos / "cat/new.bmp").unlink()
+    shutil.rmtree(photos)
+    aside.rename(photos)
     assert rdfia(*TRAIN).code == 0
 
 
