@@ -175,6 +175,7 @@ def serve_rdfia(turns: Turns, folder: str, *, affine: bool) -> None:
     flags |= {"optimizer": "sgd:lr=0.01", "schedule": "constant", "batch_size": str(BATCH)}
     config = resolve(Sources({**flags, "epochs": "1000", "device": "cpu"})).config
     parts = watch(assembly.load_and_assemble(config), lambda event: None)
+    parts.verification.wait()
     for event in fit(*assembly.prepare(parts)):
         if isinstance(event, StepEnd):
             turns()

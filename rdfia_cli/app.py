@@ -266,8 +266,8 @@ def train(
         _setting(
             "--early-stopping",
             metavar="N",
-            help="Stop after N epochs without a better validation accuracy, and keep the best "
-            "epoch's weights; 0: never. (default 0)",
+            help="Stop after N epochs without a better validation accuracy (at an equal one, "
+            "loss), and keep the best epoch's weights; 0: never. (default 0)",
         ),
     ] = None,
     precision: Precision = None,
@@ -299,7 +299,7 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show every setting, its origin and the cost; write nothing."
+            "--dry-run", help="Show every setting, its origin and the cost; write no run."
         ),
     ] = False,
     json: Json = False,

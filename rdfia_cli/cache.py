@@ -7,6 +7,8 @@ whole or absent.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -31,8 +33,8 @@ IMAGES = "images.uint8"
 LABELS = "labels.int64"
 MANIFEST = "manifest.json"
 SCHEMA = "rdfia.store/1"
-REMOVED = ".removed"
-"""The ending of a folder that is on its way out."""
+PARTIAL, REMOVED, LOCK = ".partial", ".removed", ".lock"
+"""The endings of what is hidden: a store being written, one on its way out, a right to prepare."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Manifest:
         classes: the name of each class, in the order of the labels.
         skipped: the files that were left out, each with the reason.
         source: where the images came from, in words: a folder, or a file of the cache.
-        evidence: what tells later whether the source is still what it was.
+        evidence: what tells later whether the source is still what it was; its `content` is a
+            digest of all that was read.
         notes: what the user should know about the source, a line each.
     """
 
@@ -72,6 +75,14 @@ class Manifest:
         height, width, channels = self.shape
         return self.examples * height * width * channels
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells this content from any other, wherever its source lies."""
+        key = {name: value for name, value in self.key.items() if name != "path"}
+        content = self.evidence.get("content")
+        parts = (self.name, key, self.shape, self.splits, self.classes, content)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
     def encode(self) -> bytes:
         """The bytes of `manifest.json`."""
         return (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n").encode()
@@ -88,6 +99,40 @@ class Store:
     def bytes(self) -> int:
         """What it takes on the disk."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
+
+
+@dataclass(frozen=True)
+class StoreMemory:
+    """Keeps what was computed from a store in the store's folder, and goes with it.
+
+    Attributes:
+        folder: the store's.
+        fingerprint: its content's; another store may come into the same folder.
+    """
+
+    folder: Path
+    fingerprint: str
+
+    def recall(self, name: str) -> bytes | None:
+        """What was kept under a name, whole, or None."""
+        try:
+            digest, content = self._place(name).read_bytes().split(b"\n", 1)
+        except (OSError, ValueError):
+            return None
+        return content if digest == _digest(content) else None
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep something where the cache can be written."""
+        with contextlib.suppress(OSError):
+            durable.write_file(self._place(name), _digest(content) + b"\n" + content)
+
+    def _place(self, name: str) -> Path:
+        digest = hashlib.sha256(f"{self.fingerprint}\0{name}".encode()).hexdigest()
+        return self.folder / f"memory-{digest[:16]}"
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def folder() -> Path:
@@ -171,6 +216,51 @@ def remove_store(store: Path) -> None:
         raise RdfiaError(
             f"cannot remove '{store}': {error.strerror}", "remove that folder yourself"
         ) from None
+
+
+def leftovers(root: Path) -> Iterator[Path]:
+    """What lies among the stores of a cache and is none: damaged, of another version, or left."""
+    if not (root / STORES).is_dir():
+        return
+    for path in sorted((root / STORES).iterdir()):
+        if path.name.startswith(".") or read_store(path) is None:
+            yield path
+
+
+def remove_leftover(path: Path) -> int:
+    """Remove what is no store, unless a process uses it, and return the bytes that this frees."""
+    if not path.is_dir():
+        return _remove_lock(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if path.name.startswith("."):
+        return size if remove_unused(path) else 0
+    remove_store(path)
+    return size
+
+
+def _remove_lock(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        descriptor = durable.lock_file(path)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+    return 0
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove a hidden folder that no process holds locked, and say whether it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return not folder.exists()
 
 
 def hidden_beside(store: Path, ending: str) -> Path:

@@ -132,7 +132,9 @@ class RunConfig(BaseModel):
         1.0, description="the learning rate of the head over the optimizer's"
     )
     early_stopping: Size = Field(
-        0, description="epochs without a better validation accuracy before it stops; 0: never"
+        0,
+        description="epochs without a better validation accuracy (at an equal one, loss) before it "
+        "stops; 0: never",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="the arithmetic of the forward and backward pass"

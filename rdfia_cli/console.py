@@ -8,18 +8,24 @@ import json
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rdfia_cli.errors import PreemptedError, RdfiaError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from types import FrameType
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class ReaderGoneError(BrokenPipeError):
     """Whoever read stdout has enough."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came; what was begun is cleaned up on the way out."""
 
 
 def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str, Any]) -> int:
@@ -29,13 +35,39 @@ def call(command: Callable[[Mapping[str, Any]], int | None], flags: Mapping[str,
     with a result.
     """
     try:
-        with _stdout_for_results(), contextlib.redirect_stdout(sys.stderr):
+        with _terminable(), _stdout_for_results(), contextlib.redirect_stdout(sys.stderr):
             return command(flags) or 0
     except ReaderGoneError:
         _discard_stdout()
         return 0
     except KeyboardInterrupt:  # here, since Typer would only return an exit code
         return _interrupted()
+    except Terminated:
+        say("terminated")
+        return _die_by(signal.SIGTERM, TERMINATED)
+
+
+@contextlib.contextmanager
+def _terminable() -> Generator[None]:
+    """Have SIGTERM end a command as Ctrl-C does, unless somebody decided otherwise."""
+    owner = os.getpid()
+    untouched = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not untouched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # A second one, or one to a forked child, ends it at once.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != owner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -136,12 +168,12 @@ def _interrupted() -> int:
     return _die_by(signal.SIGINT)
 
 
-def _die_by(number: int) -> int:
+def _die_by(number: int, otherwise: int = INTERRUPTED) -> int:
     """End as an unhandled signal would, so that a shell's loop stops too."""
     sys.stderr.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    return INTERRUPTED
+    return otherwise
 
 
 def report(error: RdfiaError, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ RdfiaError            1   the run failed
 ├── UsageError        2   a flag, a key, a value or a file that the user gave
 ├── TrialsFailedError 3   some of several runs failed, the others are done
 ├── ComponentError    4   a component is missing, broken or incompatible
+├── ChangedError      1   a dataset's source is no longer what was prepared
 ├── DivergedError     5   the loss became NaN or infinite
 └── PreemptedError   75   stopped after a checkpoint; the same command goes on
 
@@ -51,6 +52,10 @@ class ComponentError(RdfiaError):
 
     exit_code = 4
     kind = "component"
+
+
+class ChangedError(RdfiaError):
+    """The source of a dataset changed since it was prepared; making it ready again prepares it."""
 
 
 class DivergedError(RdfiaError):

@@ -115,13 +115,16 @@ def evaluate(
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})
-    parts = yield from assembly.load_and_assemble(config, restored=True)
+    splits = yield from assembly.load_splits(config)
+    parts = assembly.assemble(config, splits, restored=True)
     statistics = checkpoint.load_weights(parts.model, found)
     if data is not None:
         config = config.model_copy(update={"data": data})
         other = yield from assembly.load_splits(config)
-        inputs.refuse_unlike(other, parts.splits.input, data.name)
+        warnings.extend(inputs.compare(other, splits, data.name))
         parts = replace(parts, config=config, splits=other)
+    elif run.data_changed(folder, splits.fingerprint):
+        warnings.append(f"the images of '{config.data.name}' changed since the run began")
     warnings.extend(parts.splits.warnings)
     pipeline = parts.pipeline(parts.split(split), statistics.to(parts.device))
     clock = time.perf_counter()

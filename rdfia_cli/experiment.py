@@ -7,7 +7,6 @@ they come, after it wrote them down, and last `Finished`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -18,14 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, spec_text
 from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
-from rdfia_cli.training import assembly, checkpoint
+from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import (
     EpochEnd,
@@ -124,17 +121,23 @@ class StopRequest:
             os.kill(os.getpid(), number)
         self.signal = number
         if not self.deferred:
-            raise PreemptedError(
-                f"stopped by {signal.Signals(number).name} before the first step",
-                "run the same command again",
-                number,
-            )
+            raise self.at_once()
+
+    def at_once(self) -> PreemptedError:
+        """The error that stops a run which has nothing to save."""
+        assert self.signal is not None
+        return PreemptedError(
+            f"stopped by {signal.Signals(self.signal).name} before anything was saved",
+            "run the same command again",
+            self.signal,
+        )
 
 
 def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
-    """Build a run's parts and write no run."""
+    """Build a run's parts, fit nothing to the data and write no run."""
     parts = yield from assembly.load_and_assemble(config)
-    _, plan = assembly.prepare(parts)
+    unfitted = inputs.Statistics() if inputs.looks_at_data(config.normalize) else None
+    _, plan = assembly.prepare(parts, unfitted)
     return DryRun(config.folder, parts, plan.steps_per_epoch)
 
 
@@ -158,12 +161,15 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
             return
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
         parts = yield from assembly.load_and_assemble(config, restored=found is not None)
+        if found is not None:
+            surroundings.refuse_other_data(folder, parts)
         yield from (Warned(text) for text in parts.splits.warnings)
         statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
         state, plan = assembly.prepare(parts, statistics)
         checkpoint.refuse_unsavable(state)
-        yield from _warn_of_changes(folder, parts)
-        _write_head(folder, parts)
+        if found is not None:
+            yield from (Warned(text) for text in surroundings.changes(folder, parts))
+        surroundings.write_head(folder, parts, begins=found is None)
         stop.deferred = True
         with _logs(folder) as logs:
             yield from (Warned(text) for text in lost)
@@ -171,7 +177,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
                 yield Warned("no checkpoint is sound: starting from the beginning")
             _restore(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
-            yield from _train(folder, state, plan, config, logs, stop)
+            yield from _train(folder, state, plan, parts, logs, stop)
         _write_decision_map(folder, parts, state)
         yield Fitted(folder)
         yield _finish(folder, parts, state, plan)
@@ -202,47 +208,6 @@ def _stop_requests() -> Generator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _write_head(folder: Path, parts: Assembly) -> None:
-    """Write what never changes; the configuration comes last: it makes the folder a run's."""
-    if not (folder / run.CONFIG).exists():
-        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
-        durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
-
-
-def _hardware(parts: Assembly) -> dict[str, Any]:
-    device = parts.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": str(device),
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "precision": parts.arithmetic.precision,
-        "channels_last": parts.arithmetic.channels_last,
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return torch.backends.cpu.get_cpu_capability()
-
-
-def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
-    """Say where a run goes on in surroundings in which its bits may come out otherwise."""
-    if not ((folder / run.CONFIG).exists() and (folder / run.ENVIRONMENT).exists()):
-        return
-    before = json.loads((folder / run.ENVIRONMENT).read_bytes())
-    now = {**run.describe_environment(), **_hardware(parts)}
-    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
-        if before.get(key) != now[key]:
-            yield Warned(
-                f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
-                "its last digits may differ from an unbroken run's"
-            )
 
 
 def _restore(
@@ -276,16 +241,19 @@ def _train(
     folder: Path,
     state: TrainingState,
     plan: Plan,
-    config: RunConfig,
+    parts: Assembly,
     logs: Mapping[str, run.Log],
     stop: StopRequest,
 ) -> Iterator[Event]:
     rhythm = checkpoint.Rhythm()
     for event in fit(state, plan):
-        _log(event, config, logs)
         ended = isinstance(event, EpochEnd)
         complete = ended and event.last
-        if complete or stop.signal is not None or rhythm.due(epoch_ended=ended):
+        due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
+        if due or ended:
+            _await_verification(parts, stop)
+        _log(event, parts.config, logs)
+        if due:
             began = time.monotonic()
             lengths = {name: log.flush() for name, log in logs.items()}
             checkpoint.save(folder / run.CHECKPOINTS, state, lengths)
@@ -298,6 +266,21 @@ def _train(
                 stop.signal,
             )
         yield event
+
+
+def _await_verification(parts: Assembly, stop: StopRequest) -> None:
+    """Wait until it is known that the source of the data is unchanged, unless asked to stop.
+
+    Raises:
+        ChangedError: it changed.
+        PreemptedError: asked to stop before that was known.
+    """
+    if parts.verification.pending:
+        if stop.signal is not None:
+            raise stop.at_once()
+        stop.deferred = False
+    parts.verification.wait()
+    stop.deferred = True
 
 
 def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
@@ -338,6 +321,11 @@ def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> 
     return Finished(folder, result)
 
 
+def _validation_rank(line: Mapping[str, Any]) -> tuple[float, float]:
+    """What makes an epoch better than another, as `Best` has it: accuracy, then loss."""
+    return line["validation"]["accuracy"], -line["validation"]["loss"]
+
+
 def describe_result(
     folder: Path, parts: Assembly, state: TrainingState, test: Measures
 ) -> dict[str, Any]:
@@ -346,7 +334,7 @@ def describe_result(
     found, _ = checkpoint.newest(folder / run.CHECKPOINTS)
     progress, config = state.progress, parts.config
     scored = [line for line in epochs if "validation" in line]
-    best = max(scored, key=lambda line: line["validation"]["accuracy"], default=None)
+    best = max(scored, key=_validation_rank, default=None)
     kept = epochs[state.best.epoch - 1 if state.best else -1]
     return {
         "schema": "rdfia.result/1",

@@ -35,6 +35,9 @@ RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
+DATA_FINGERPRINT = "data_fingerprint"
+"""The key of the environment that tells the content of the data."""
+
 
 class Log:
     """A file of JSON lines that only grows, but for the cut when a run is resumed."""
@@ -218,6 +221,20 @@ def claim(folder: Path) -> Generator[None]:
                 for created in missing:
                     created.rmdir()
         os.close(descriptor)
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """What a run began with, or None where that was not written."""
+    try:
+        return json.loads((folder / ENVIRONMENT).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def data_changed(folder: Path, fingerprint: str) -> bool:
+    """Whether a dataset is known to have another content than when a run began."""
+    before = (read_environment(folder) or {}).get(DATA_FINGERPRINT)
+    return bool(before) and before != fingerprint
 
 
 def describe_environment(**more: Any) -> dict[str, Any]:

@@ -108,11 +108,13 @@ def one_cycle(
     """
     if not start or not end:
         raise UsageError("schedule.start and schedule.end must be above 0", "try 0.04 and 4e-6")
+    steps = epochs * steps_per_epoch
     return OneCycleLR(
         optimizer,
         max_lr=[float(group["lr"]) for group in optimizer.param_groups],
-        total_steps=epochs * steps_per_epoch,
-        pct_start=rise,
+        total_steps=steps,
+        # A way up of exactly one step would be divided by its length less one.
+        pct_start=rise if rise * steps != 1 else rise * (1 - 1e-9),
         cycle_momentum=momentum_cycle,
         div_factor=1 / start,
         final_div_factor=start / end,

@@ -114,6 +114,18 @@ class Split:
         return replace(self, labels=self.labels[chosen], rows=self.locate(chosen))
 
 
+class Memory(Protocol):
+    """Keeps beside a dataset what was computed from it, so that later runs need not."""
+
+    def recall(self, name: str) -> bytes | None:
+        """What was kept under a name, or None."""
+        ...
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep something; a failure to do so is nobody's concern."""
+        ...
+
+
 @dataclass(frozen=True)
 class Splits:
     """What a dataset builder returns.
@@ -124,8 +136,11 @@ class Splits:
         classes: the name of each class, in the order of the labels.
         validation: a validation split of the dataset's own, or None.
         warnings: what the user should know about the data, a line each.
-        verify: looks whether the source changed since it was prepared, and says so by an
-            `RdfiaError`; called beside the building of the model, since it may take seconds.
+        verify: looks whether the source changed since it was prepared, and says so by a
+            `ChangedError`; called in a thread beside other work, since it may take seconds.
+        fingerprint: text that another content of the dataset has not; empty where it always has
+            the same.
+        memory: keeps what was computed from this content.
     """
 
     train: Split
@@ -134,6 +149,8 @@ class Splits:
     validation: Split | None = None
     warnings: tuple[str, ...] = ()
     verify: Callable[[], None] | None = None
+    fingerprint: str = ""
+    memory: Memory | None = None
 
     @property
     def input(self) -> InputSpec:

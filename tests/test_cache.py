@@ -39,6 +39,38 @@ def write(root: Path, manifest: Manifest = MANIFEST) -> Path:
 # Where
 
 
+def test_what_is_kept_beside_a_store_comes_back_whole_or_not_at_all(tmp_path: Path):
+    memory = cache.StoreMemory(tmp_path, "one")
+    assert memory.recall("a") is None
+    memory.keep("a", b"line\nline\n")
+    memory.keep("b", b"")
+    assert (memory.recall("a"), memory.recall("b")) == (b"line\nline\n", b"")
+    assert cache.StoreMemory(tmp_path, "two").recall("a") is None
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert memory.recall("a") is None
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_fails_nobody(tmp_path: Path):
+    memory = cache.StoreMemory(tmp_path / "gone", "one")
+    memory.keep("a", b"1")
+    assert memory.recall("a") is None
+
+
+def test_the_fingerprint_tells_the_content_and_not_the_place():
+    manifest = replace(MANIFEST, evidence={"content": "1", "folders": {}})
+    moved = replace(manifest, key={**manifest.key, "path": "/x"}, source="/x", notes=())
+    assert moved.fingerprint == manifest.fingerprint
+    others = [
+        replace(manifest, key={**manifest.key, "size": 3}),
+        replace(manifest, shape=(2, 2, 1)),
+        replace(manifest, splits={"train": 2, "test": 2}),
+        replace(manifest, classes=("dog", "cat")),
+        replace(manifest, evidence={"content": "2", "folders": {}}),
+    ]
+    assert len({manifest.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -614,7 +614,7 @@ def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(assembly, "assemble", slow_dataset)
-    with pytest.raises(PreemptedError, match="before the first step") as stopped:
+    with pytest.raises(PreemptedError, match="before anything was saved") as stopped:
         finish(config, Path("run"))
     assert (stopped.value.exit_code, stopped.value.signal) == (75, number)
     assert list(tmp_path.iterdir()) == []

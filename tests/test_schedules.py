@@ -202,6 +202,16 @@ def test_one_cycle_is_by_default_torch_s_own(steps_per_epoch, epochs):
     assert found[0] == pytest.approx(RATE / 25)
 
 
+@pytest.mark.parametrize(("rise", "steps"), [(0.5, 2), (0.1, 10), (0.25, 4), (1 / 3, 3)])
+def test_one_cycle_may_rise_for_one_step_which_has_the_highest_rate(rise: float, steps: int):
+    optimizer = new_optimizer()
+    schedule = one_cycle(optimizer, steps_per_epoch=steps, epochs=1, rise=rise)
+    found = advance(optimizer, schedule, steps)
+    assert found[0] == pytest.approx(RATE, rel=1e-6)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == pytest.approx(RATE * 4e-6, rel=1e-6)
+
+
 def test_one_cycle_needs_rates_above_0_at_its_ends():
     with pytest.raises(UsageError, match="above 0"):
         one_cycle(new_optimizer(), steps_per_epoch=1, epochs=9, end=0.0)

@@ -123,7 +123,8 @@ class CentreCrop(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Crop images (B, C, H, W) to (B, C, size, size)."""
         padded = self.padding.apply(batch.inputs)
-        top, left = ((side - self.size) // 2 for side in padded.shape[2:])
+        # As torchvision rounds it: half a pixel goes to the even side.
+        top, left = (round((side - self.size) / 2) for side in padded.shape[2:])
         return Batch(padded[:, :, top : top + self.size, left : left + self.size], batch.labels)
 
 

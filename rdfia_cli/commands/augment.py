@@ -34,6 +34,8 @@ def run(flags: Mapping[str, Any]) -> None:
 
     with display(quiet=flags["json"]) as show:
         found = watch(preview(config, flags["samples"], flags["draws"]), show)
+    for text in found.warnings:
+        console.warn(text)
     draw_samples(list(_columns(found)), path)
     if flags["json"]:
         console.print_json(

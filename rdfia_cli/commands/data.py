@@ -21,16 +21,14 @@ def prepare(flags: Mapping[str, Any]) -> None:
 
     chosen = [resolve_component("data", text, "argument") for text in flags["datasets"]]
     from rdfia_cli.commands.progress import display, watch
-    from rdfia_cli.training.assembly import load_dataset
+    from rdfia_cli.training.assembly import load_verified
 
     rows: list[dict[str, Any]] = []
     with display(quiet=flags["quiet"]) as show:
         for component in chosen:
-            splits = watch(load_dataset(component), show)
+            splits = watch(load_verified(component), show)
             for text in splits.warnings:
                 console.warn(text)
-            if splits.verify is not None:
-                splits.verify()
             rows.append(_describe_splits(component, splits))
     if flags["json"]:
         console.print_json({"schema": "rdfia.data/1", "datasets": rows})
@@ -69,6 +67,10 @@ def list_stores(flags: Mapping[str, Any]) -> None:
         rows = [_describe_store(store) for store in found]
         console.print_json({"schema": "rdfia.data/1", "cache": str(cache.folder()), "stores": rows})
         return
+    if left := list(cache.leftovers(cache.folder())):
+        console.say(
+            f"{len(left)} in '{left[0].parent}' unfinished or damaged: see data remove --all"
+        )
     if not found:
         console.say(f"no dataset is in the cache '{cache.folder()}'")
         return
@@ -117,6 +119,8 @@ def remove(flags: Mapping[str, Any]) -> None:
     for store in chosen:
         cache.remove_store(store.folder)
     removed = [store.folder.name for store in chosen]
+    if everything:
+        freed += sum(map(cache.remove_leftover, list(cache.leftovers(cache.folder()))))
     downloads = cache.folder() / cache.DOWNLOADS
     if flags["downloads"] and downloads.exists():
         freed += sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())

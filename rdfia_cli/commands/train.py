@@ -119,6 +119,8 @@ def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
 
     with display(quiet=quiet) as show:
         plan = watch(plan_experiment(resolved.config), show)
+    for text in plan.assembly.splits.warnings:
+        console.warn(text)
     cost = count(plan.assembly.model, plan.assembly.input)
     content: dict[str, Any] = {
         "schema": "rdfia.plan/1",

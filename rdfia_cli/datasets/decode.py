@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Raised when the same file would come out as other pixels: older stores are then not used."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Not among them: those that are read by running a program, such as EPS."""
@@ -122,6 +122,8 @@ def decode(content: bytes, rule: Rule) -> NDArray[np.uint8]:
         raise UnreadableError("empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.format == "TIFF" and image.mode == "I":
+                raise UnreadableError("32-bit or signed pixels, whose white is unknown")
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
                 raise UnreadableError(f"decompression bomb of {image.width}x{image.height} pixels")
             image.load()
@@ -169,10 +171,7 @@ def _convert(image: Image.Image, rule: Rule) -> Image.Image:
 
 def _upper_bits(image: Image.Image) -> Image.Image:
     """The upper 8 of 16 bits, which Pillow itself takes of colour, but for grey it would clip."""
-    levels = np.asarray(image)
-    if levels.min() < 0 or levels.max() >= 2**16:
-        raise UnreadableError("32-bit pixels, whose white is unknown")
-    return Image.fromarray((levels >> 8).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _resize(image: Image.Image, rule: Rule) -> Image.Image:

@@ -16,7 +16,7 @@ from rdfia_cli.errors import UsageError
 from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,21 +42,45 @@ class Model:
 
 
 def find_model(layout: Layout, rule: Rule) -> Model:
-    """The first image that can be read, unless the rule says what shape the images come to.
+    """An image that can be read, unless the rule says what shape the images come to.
+
+    The first and the last of each class are looked at, before there is room for all by the shape of
+    one: photos that differ in size mostly do so there.
 
     Raises:
-        UsageError: none can be read.
+        UsageError: none can be read, or those that were looked at differ in size.
     """
     if rule.size is not None:
         return Model((rule.size, rule.size, rule.channels), "")
-    examined: dict[int, Examined] = {}
-    with contextlib.closing(parallel.examine(layout.paths, rule, processes=1)) as answers:
-        for answer in answers:
-            examined |= answer
-            for row, one in answer.items():
-                if one.shape is not None:
-                    return Model(one.shape, layout.names[row])
+    examined: Mapping[int, Examined] = {}
+    for rows in (_ends(layout), range(len(layout.names))):
+        examined = _look(layout, rule, rows)
+        shapes = {row: one.shape for row, one in sorted(examined.items())}
+        for row, shape in shapes.items():
+            if shape is not None:
+                model = Model(shape, layout.names[row])
+                _refuse_other_shape(layout, examined, model)
+                return model
     raise _unreadable(layout, _find_faults(layout, examined))
+
+
+def _ends(layout: Layout) -> Sequence[int]:
+    """The rows of the first and the last image of each class in each split."""
+    labels = np.array(layout.labels)
+    sizes = np.array([len(files) for files in layout.splits.values()])
+    edges = np.union1d(np.flatnonzero(np.diff(labels)) + 1, sizes.cumsum()[:-1])
+    firsts, lasts = np.append(0, edges), np.append(edges, len(labels)) - 1
+    return np.union1d(firsts, lasts).tolist()
+
+
+def _look(layout: Layout, rule: Rule, rows: Sequence[int]) -> Mapping[int, Examined]:
+    """What becomes of some files, by row."""
+    examined: dict[int, Examined] = {}
+    paths = layout.paths
+    with contextlib.closing(parallel.examine([paths[row] for row in rows], rule)) as answers:
+        for answer in answers:
+            examined |= {rows[place]: one for place, one in answer.items()}
+    return examined
 
 
 def fill(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rdfia_cli import cache
 from rdfia_cli.datasets import decode, layout, store
 from rdfia_cli.datasets.fill import fill, find_model
-from rdfia_cli.errors import RdfiaError
+from rdfia_cli.errors import ChangedError, RdfiaError
 from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def folder(
         resize: shorter brings the shorter side to the size and cuts out the centre, squash bends
             the image to the size, pad brings the longer side to it and surrounds it by black.
         mode: three channels or one.
-        test_share: the share of each class that is for the test, where there is no train/.
+        test_share: about which share of each class is for the test, where there is no train/.
         split_seed: which ones these are.
         on_error: what becomes of images that cannot be read.
 
@@ -195,7 +195,7 @@ def _verify(source: _Source, opened: cache.Store) -> None:
     """Look at every file, and read them all only where they look otherwise.
 
     Raises:
-        RdfiaError: they are not those that the store was made of.
+        ChangedError: they are not those that the store was made of.
     """
     found = source.look()
     stamp, evidence = found.stamp(), opened.manifest.evidence
@@ -206,7 +206,7 @@ def _verify(source: _Source, opened: cache.Store) -> None:
         return
     if cache.read_store(source.place) == opened:
         cache.remove_store(source.place)
-    raise RdfiaError(
+    raise ChangedError(
         f"the images in '{source.shown}' changed since they were prepared",
         "run the same command again: it prepares them anew",
     )

@@ -7,6 +7,7 @@ from which the test split is taken. Nested folders belong to their class.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -331,9 +332,11 @@ def _refuse_unlike(walk: _Walk, trees: Mapping[str, Tree], parts: Mapping[str, s
 
 
 def _divide(tree: Tree, test_share: float, seed: int) -> Mapping[str, Tree]:
-    """Take the test split from one tree, the same share of each class.
+    """Take the test split from one tree, about the same share of each class.
 
-    A file is drawn by its name and the seed, so that it keeps its place when others come.
+    A file's name and the seed alone decide where it goes, so that it stays there when others come:
+    no image that was trained on is ever in the test. Only where a class would be missing in a
+    split, the file that is nearest to it goes there.
 
     Raises:
         UsageError: a class has one image.
@@ -346,11 +349,15 @@ def _divide(tree: Tree, test_share: float, seed: int) -> Mapping[str, Tree]:
                 f"class '{kind}' has one image, which cannot be in train and in test",
                 "add another, or remove the class",
             )
-        count = min(max(round(test_share * len(names)), 1), len(names) - 1)
-        drawn = sorted(names, key=lambda name: _draw(name, seed))
-        test[kind], train[kind] = sorted(drawn[:count]), sorted(drawn[count:])
+        draws = {name: _draw(name, seed) for name in names}
+        lowest, *_, highest = sorted(draws.values())
+        limit = min(max(test_share, lowest), math.nextafter(highest, 0))
+        test[kind] = sorted(name for name in names if draws[name] <= limit)
+        train[kind] = sorted(name for name in names if draws[name] > limit)
     return {"train": train, "test": test}
 
 
-def _draw(name: str, seed: int) -> bytes:
-    return hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()
+def _draw(name: str, seed: int) -> float:
+    """A number between 0 and 1 that looks drawn uniformly."""
+    digest = hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()
+    return int.from_bytes(digest) / 2**256

@@ -36,7 +36,6 @@ LARGE = 2**30
 """Bytes from which a file may not stay in memory, so that each batch is read ahead by itself."""
 READ_AHEAD = 2**17
 """Bytes that Linux reads ahead at one request at least, by its default `read_ahead_kb`."""
-PARTIAL = ".partial"
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -129,7 +128,7 @@ def _partial_folder(final: Path) -> Generator[Path]:
     """A folder beside a store's, locked so that others see that it is in use; gone in the end."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _clean(final.parent)
-    partial = cache.hidden_beside(final, PARTIAL)
+    partial = cache.hidden_beside(final, cache.PARTIAL)
     lock = _lock_new_folder(partial)
     try:
         yield partial
@@ -157,22 +156,8 @@ def _lock_new_folder(folder: Path) -> int:
 def _clean(stores: Path) -> None:
     """Remove what killed processes left."""
     for path in stores.iterdir():
-        if path.name.startswith(".") and path.name.endswith((PARTIAL, cache.REMOVED)):
-            _remove_unused(path)
-
-
-def _remove_unused(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        return
-    finally:
-        os.close(descriptor)
+        if path.name.startswith(".") and path.name.endswith((cache.PARTIAL, cache.REMOVED)):
+            cache.remove_unused(path)
 
 
 def _finish(draft: Draft, final: Path) -> None:
@@ -194,7 +179,7 @@ def preparing(root: Path, store: Path) -> Generator[None]:
     folder = root / cache.STORES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = durable.lock_file(folder / f".{store.name}.lock", wait=True)
+        descriptor = durable.lock_file(folder / f".{store.name}{cache.LOCK}", wait=True)
     except OSError as error:
         raise RdfiaError(
             f"cannot write to the cache '{folder}': {error.strerror}",
@@ -204,7 +189,7 @@ def preparing(root: Path, store: Path) -> Generator[None]:
     try:
         yield
     finally:
-        (folder / f".{store.name}.lock").unlink(missing_ok=True)
+        (folder / f".{store.name}{cache.LOCK}").unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -238,6 +223,8 @@ def open_store(
         classes=manifest.classes,
         warnings=warnings,
         verify=verify,
+        fingerprint=manifest.fingerprint,
+        memory=cache.StoreMemory(store.folder, manifest.fingerprint),
     )
 
 

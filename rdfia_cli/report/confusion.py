@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli.report.figure import styled, write_figure
+from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ def draw_evaluation(result: Mapping[str, Any], path: Path) -> None:
         _draw_accuracies(right, result)
         # A class or run name is text, never a formula.
         title = f"{result['run']}: {result['split']} split of {result['data']}"
-        figure.suptitle(title, parse_math=False)
+        figure.suptitle(drawable(title), parse_math=False)
         write_figure(figure, path)
 
 
@@ -39,7 +39,7 @@ def _draw_confusion(axes: Axes, result: Mapping[str, Any]) -> None:
     counts = np.array(result["confusion"])
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [entry["name"] for entry in result["classes"]]
+    names = [drawable(entry["name"]) for entry in result["classes"]]
     ticks = range(len(names))
     axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
     axes.set_yticks(ticks, names, parse_math=False)
@@ -53,7 +53,7 @@ def _draw_confusion(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _draw_accuracies(axes: Axes, result: Mapping[str, Any]) -> None:
-    names = [entry["name"] for entry in result["classes"]]
+    names = [drawable(entry["name"]) for entry in result["classes"]]
     accuracies = [entry["accuracy"] for entry in result["classes"]]
     mean = result[result["split"]]["accuracy"]
     axes.barh(range(len(names)), accuracies, color="#0072B2")

@@ -39,6 +39,19 @@ def styled(font_size: float) -> AbstractContextManager[None]:
     return rc_context({"svg.hashsalt": "rdfia", "font.size": font_size})
 
 
+def drawable(text: str) -> str:
+    r"""A text in which what the font cannot draw stands as its code, such as `\u732b`."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return "".join(
+        letter
+        if font.get_char_index(ord(letter))
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure into a .png or .svg file, whole or not at all, and without a date."""
     picture = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rdfia_cli.report.figure import styled, write_figure
+from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ def draw_samples(columns: Sequence[Column], path: Path) -> None:
             for y, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
                 _draw_cell(axes, image, x * step, y * ROW, side)
                 axes.text(
-                    *(x * step + 0.5, y * ROW + 1.02, caption),
+                    *(x * step + 0.5, y * ROW + 1.02, drawable(caption)),
                     ha="center",
                     va="top",
                     parse_math=False,

@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rdfia_cli import cache, registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
-from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.errors import ChangedError, ComponentError, UsageError
 from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
@@ -41,6 +40,7 @@ from rdfia_cli.training.memory import keep_freed_memory
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
 from rdfia_cli.training.step import Objective
+from rdfia_cli.training.verification import Verification
 
 FIRST_WEIGHTS = frozenset({"pretrained", "weights"})
 """Keywords of a model's builder that say where its weights start, and nothing else."""
@@ -66,6 +66,7 @@ class Assembly:
         model: on the device, freshly initialised.
         device: where it runs.
         arithmetic: precision and layout.
+        verification: to wait for before anything is kept that was made of the splits.
     """
 
     config: RunConfig
@@ -75,6 +76,7 @@ class Assembly:
     model: nn.Module
     device: torch.device
     arithmetic: Arithmetic
+    verification: Verification = field(default_factory=lambda: Verification(None))
 
     @property
     def parameters(self) -> int:
@@ -94,8 +96,12 @@ class Assembly:
 
     def pipeline(self, split: Split, statistics: inputs.Statistics) -> inputs.Pipeline:
         """Batches of a split, as this run augments, normalises and lays them out."""
+        return self.passing_pipeline(inputs.settle(split, self.device), statistics)
+
+    def passing_pipeline(self, split: Split, statistics: inputs.Statistics) -> inputs.Pipeline:
+        """The same for a single pass, for which a split is not moved to the device as a whole."""
         return inputs.Pipeline(
-            inputs.settle(split, self.device),
+            split,
             self.augmentations,
             statistics,
             self.device,
@@ -126,13 +132,28 @@ def _refuse_return(key: str, built: Any, component: registry.Component) -> None:
 
 
 def load_splits(config: RunConfig) -> Generator[Preparing, None, Splits]:
-    """Make the dataset ready, and take its validation split from train."""
-    splits = yield from load_dataset(config.data)
+    """Make the dataset ready, as it is now, and take its validation split from train."""
+    splits = yield from load_verified(config.data)
     return inputs.split_validation(splits, config.validation, config.split_seed)
 
 
+def load_verified(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
+    """Make a dataset ready as its source is now: where that changed, it is prepared anew.
+
+    Raises:
+        ChangedError: it changed once more meanwhile.
+    """
+    splits = yield from load_dataset(chosen)
+    try:
+        Verification(splits.verify).wait()
+    except ChangedError:
+        splits = yield from load_dataset(chosen)
+        Verification(splits.verify).wait()
+    return splits
+
+
 def load_dataset(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
-    """Make a dataset ready, as it is.
+    """Make a dataset ready; whether its source changed in its place is still to be verified.
 
     Yields:
         How far a long preparation is.
@@ -215,21 +236,19 @@ def assemble(config: RunConfig, splits: Splits, *, restored: bool = False) -> As
 def load_and_assemble(
     config: RunConfig, *, restored: bool = False
 ) -> Generator[Preparing, None, Assembly]:
-    """Make the dataset ready and build the rest for it; meanwhile see that its source is unchanged.
+    """Make the dataset ready and build the rest for it, while its source is looked at.
+
+    Training need not wait for that look: whoever keeps something waits for `verification`.
 
     Args:
         config: names the parts.
         restored: a checkpoint's weights will be loaded.
-
-    Raises:
-        RdfiaError: the source of the dataset changed since it was prepared.
     """
-    splits = yield from load_splits(config)
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        verified = beside.submit(splits.verify or (lambda: None))
-        parts = assemble(config, splits, restored=restored)
-        verified.result()
-    return parts
+    splits = yield from load_dataset(config.data)
+    verification = Verification(splits.verify)
+    splits = inputs.split_validation(splits, config.validation, config.split_seed)
+    parts = assemble(config, splits, restored=restored)
+    return replace(parts, verification=verification)
 
 
 @torch.no_grad()
@@ -356,7 +375,8 @@ def _fit_statistics(assembly: Assembly) -> inputs.Statistics:
         if told is not None:
             return inputs.as_told(told, assembly.input)
         kind = "train"
-    return inputs.fit_statistics(kind, assembly.pipeline(train, inputs.Statistics()))
+    unnormalised = assembly.passing_pipeline(train, inputs.Statistics())
+    return inputs.fit_statistics(kind, unnormalised, assembly.splits.memory)
 
 
 def _objective(assembly: Assembly) -> Objective:

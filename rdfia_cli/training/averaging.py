@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -40,12 +41,17 @@ class Average:
             step: how many steps it has made before this one.
         """
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        current = model.state_dict()
-        for name, average in self.model.state_dict().items():
+        # Not by `state_dict`, which names a shared tensor once for each module that has it.
+        for average, current in zip(_tensors(self.model), _tensors(model), strict=True):
             if average.is_floating_point():
-                average.lerp_(current[name], share)
+                average.lerp_(current, share)
             else:
-                average.copy_(current[name])
+                average.copy_(current)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a model, shared ones once."""
+    return itertools.chain(model.parameters(), model.buffers())
 
 
 @dataclass
@@ -54,7 +60,8 @@ class Best:
 
     Attributes:
         epoch: its number, from 1; 0 before the first.
-        accuracy, loss: on validation; the loss decides between equal accuracies.
+        accuracy, loss: on validation: an epoch is better by its accuracy or, at an equal one, by
+            its loss.
         weights: parameters and buffers by name.
     """
 

@@ -5,22 +5,34 @@ Split, move, scale, augment, normalise.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from rdfia_cli.config import PRESETS, parse_normalize
 from rdfia_cli.errors import ComponentError, UsageError
-from rdfia_cli.spec import Augmentation, Batch, InputSpec, PixelStatistics, Split, Splits
+from rdfia_cli.spec import (
+    Augmentation,
+    Batch,
+    InputSpec,
+    Memory,
+    PixelStatistics,
+    Split,
+    Splits,
+)
 from rdfia_cli.training.randomness import derive_seed
 
 EVALUATION_BATCH = 1024
-EVALUATION_VALUES = 2**25
-"""Input values in a batch of evaluation at most: 128 MiB in fp32."""
-STATISTICS_CHUNK = 8192
+EVALUATION_VALUES = 2**24
+"""Input values in a batch of evaluation at most: 64 MiB in fp32."""
+STATISTICS_VALUES = 2**22
+"""Input values that statistics look at together: 32 MiB in float64."""
 LARGEST_WHITENING = 8192
 """Values of an input at most: the matrix takes 512 MiB in float64, its eigenvectors minutes."""
 SHARE_OF_FREE_MEMORY = 0.25
@@ -57,8 +69,8 @@ def split_validation(splits: Splits, share: float, seed: int) -> Splits:
     labels = splits.train.labels
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     generator = torch.Generator().manual_seed(derive_seed(seed, "validation"))
-    for label in range(len(splits.classes)):
-        members = torch.nonzero(labels == label).flatten()
+    counts = torch.bincount(labels, minlength=len(splits.classes)).tolist()
+    for members in labels.argsort(stable=True).split(counts):
         members = members[torch.randperm(len(members), generator=generator)]
         chosen[members[: min(round(share * len(members)), len(members) - 1)]] = True
     if not chosen.any():
@@ -71,6 +83,30 @@ def split_validation(splits: Splits, share: float, seed: int) -> Splits:
         train=splits.train.select((~chosen).nonzero().flatten()),
         validation=splits.train.select(chosen.nonzero().flatten()),
     )
+
+
+def in_order(split: Split, values: int, most: int | None = None) -> Iterator[Tensor]:
+    """All examples of a split in order, some at a time, while a file is read ahead.
+
+    Args:
+        split: the examples.
+        values: how many input values some examples have at most, unless one alone has more.
+        most: how many examples at a time at most; None for any number.
+
+    Yields:
+        Indices (B,) int64, on the split's device.
+    """
+    size = max(1, min(most or len(split), values // split.inputs[0].numel()))
+    order = torch.arange(len(split), device=split.inputs.device).split(size)
+    for examples, following in itertools.zip_longest(order, order[1:], fillvalue=order[0][:0]):
+        read_ahead(split, following)
+        yield examples
+
+
+def read_ahead(split: Split, examples: Tensor) -> None:
+    """Say which examples (B,) int64 are wanted next, so that a file can be read ahead."""
+    if split.prefetch is not None and len(examples):
+        split.prefetch(split.locate(examples))
 
 
 def scale(inputs: Tensor) -> Tensor:
@@ -111,12 +147,13 @@ class Statistics:
         return Statistics(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
 
-def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
+def fit_statistics(normalize: str, train: Pipeline, memory: Memory | None = None) -> Statistics:
     """What `normalize` asks for, from the train split as evaluation sees it: not augmented.
 
     Args:
         normalize: `train`, `none`, `zca`, `zca:eps=X` or a preset, as in `RunConfig`.
         train: the training pipeline, still without statistics.
+        memory: the dataset's, where `train` is found if an earlier run fitted it.
 
     Raises:
         UsageError: the preset is for another number of channels, or ZCA for inputs too large.
@@ -127,7 +164,7 @@ def fit_statistics(normalize: str, train: Pipeline) -> Statistics:
     if kind == "zca":
         return _fit_whitening(train, epsilon)
     if kind == "train":
-        return _fit_channels(train.split)
+        return _recall_channels(train.split, memory)
     return _preset(kind, train.split.inputs.shape[1:])
 
 
@@ -152,22 +189,64 @@ def _preset(name: str, shape: torch.Size) -> Statistics:
     return Statistics(torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1))
 
 
+def looks_at_data(normalize: str) -> bool:
+    """Whether `normalize` asks for statistics that are fitted."""
+    return parse_normalize(normalize)[0] in ("train", "zca")
+
+
+def _recall_channels(train: Split, memory: Memory | None) -> Statistics:
+    """The statistics of the same examples from an earlier run, or fitted now and kept."""
+    if memory is None:
+        return _fit_channels(train)
+    rows = b"" if train.rows is None else train.rows.cpu().numpy().tobytes()
+    name = f"channels {hashlib.sha256(rows).hexdigest()}"
+    if (found := memory.recall(name)) is not None:
+        return Statistics(**safetensors.torch.load(found))
+    fitted = _fit_channels(train)
+    memory.keep(name, safetensors.torch.save(fitted.tensors()))
+    return fitted
+
+
 def _fit_channels(train: Split) -> Statistics:
     """Mean and standard deviation of each channel, or feature, over the train split.
 
-    Accumulated in float64 over chunks; a constant channel gets the standard deviation 1.
+    The train split is read once; a constant channel gets the standard deviation 1.
     """
-    axes = (0,) if train.inputs.ndim == 2 else (0, 2, 3)
-    count = len(train) * train.inputs[0].numel() // train.inputs.shape[1]
-    chunks = torch.arange(len(train)).split(STATISTICS_CHUNK)
-    sums = [scale(train.take(chunk)).double().sum(axes) for chunk in chunks]
-    mean = torch.stack(sums).sum(0) / count
-    around = mean.view(-1, *(1,) * (len(axes) - 1))
-    squares = [((scale(train.take(chunk)).double() - around) ** 2).sum(axes) for chunk in chunks]
-    std = (torch.stack(squares).sum(0) / count).sqrt()
+    pixels = train.inputs.dtype == torch.uint8
+    mean, variance = _pixel_moments(train) if pixels else _value_moments(train)
     # A constant channel's deviation is the rounding of its sums, not quite 0.
-    std = torch.where(std > 1e-7 * mean.abs(), std, torch.ones_like(std)).view_as(around)
-    return Statistics(around.float(), std.float())
+    std = variance.sqrt()
+    std = torch.where(std > 1e-7 * mean.abs(), std, torch.ones_like(std))
+    shape = (-1, *(1,) * (train.inputs.ndim - 2))
+    return Statistics(mean.float().view(shape), std.float().view(shape))
+
+
+def _pixel_moments(train: Split) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) float64 of uint8 channels, from how often each level comes: exact."""
+    counts = torch.zeros(train.inputs.shape[1], 256, dtype=torch.int64)
+    for examples in in_order(train, STATISTICS_VALUES):
+        for channel, pixels in enumerate(train.take(examples).unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
+    levels = scale(torch.arange(256, dtype=torch.uint8)).double()
+    shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    mean = shares @ levels
+    return mean, (shares * (levels - mean[:, None]).square()).sum(1)
+
+
+def _value_moments(train: Split) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) float64 of any channels or features."""
+    axes = (0, *range(2, train.inputs.ndim))
+    sums, shift = [], None
+    for examples in in_order(train, STATISTICS_VALUES):
+        values = scale(train.take(examples)).double()
+        # Around the first examples' mean, not around 0, the squares lose no digits.
+        shift = values.mean(axes, keepdim=True) if shift is None else shift
+        centred = values - shift
+        sums.append(torch.stack([centred.sum(axes), centred.square().sum(axes)]))
+    assert shift is not None
+    count = len(train) * math.prod(train.inputs.shape[2:])
+    mean, square = torch.stack(sums).sum(0) / count
+    return shift.flatten() + mean, (square - mean.square()).clamp(min=0)
 
 
 def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
@@ -186,11 +265,11 @@ def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
             f"use --normalize train, or images of at most {LARGEST_WHITENING:,} values",
         )
     # Around the first batch's mean, not around 0, the covariance loses no digits.
-    shift = first.double().mean(0)
+    shift = _widen(first).mean(0)
     total = torch.zeros(features, dtype=torch.float64, device=shift.device)
     products = torch.zeros(features, features, dtype=torch.float64, device=shift.device)
     for inputs in itertools.chain([first], batches):
-        centred = (inputs.double() - shift).flatten(1)
+        centred = (_widen(inputs) - shift).flatten(1)
         total += centred.sum(0)
         products.addmm_(centred.T, centred)
     mean = total / len(train.split)
@@ -199,6 +278,11 @@ def _fit_whitening(train: Pipeline, epsilon: float) -> Statistics:
     scales = (variances.clamp(min=0) + epsilon).rsqrt()
     whitening = (directions * scales) @ directions.T
     return Statistics((shift + mean.view_as(shift)).float(), whitening=whitening.float())
+
+
+def _widen(inputs: Tensor) -> Tensor:
+    """In float64, which MPS lacks: then on the CPU."""
+    return (inputs.cpu() if inputs.device.type == "mps" else inputs).double()
 
 
 def output_of(augmentations: Sequence[Augmentation], input: InputSpec) -> InputSpec:
@@ -242,18 +326,13 @@ class Pipeline:
 
     def expect(self, indices: Tensor) -> None:
         """Say which examples (B,) int64 the next batch is of, so that a file can be read ahead."""
-        if self.split.prefetch is not None and len(indices):
-            self.split.prefetch(self.split.locate(indices))
+        read_ahead(self.split, indices)
 
     def evaluation_batches(self) -> Iterator[Batch]:
         """The whole split in order, through the augmentations' deterministic counterparts."""
         counterparts = [a.evaluation for a in self.augmentations if a.evaluation is not None]
         unused = torch.Generator(self.device)
-        values = self.split.inputs[0].numel()
-        size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
-        order = torch.arange(len(self.split), device=self.split.inputs.device).split(size)
-        for indices, following in itertools.zip_longest(order, order[1:], fillvalue=order[0][:0]):
-            self.expect(following)
+        for indices in in_order(self.split, EVALUATION_VALUES, EVALUATION_BATCH):
             batch = self._take(indices)
             for counterpart in counterparts:
                 batch = counterpart(batch, unused)
@@ -278,18 +357,52 @@ def settle(split: Split, device: torch.device) -> Split:
     free, _ = torch.cuda.mem_get_info(device)
     if len(split) * split.inputs[0].nbytes > SHARE_OF_FREE_MEMORY * free:
         return split
-    return Split(split.take(torch.arange(len(split))).to(device), split.labels.to(device))
+    return Split(copy_inputs(split, device), split.labels.to(device))
 
 
-def refuse_unlike(found: Splits, expected: InputSpec, name: str) -> None:
-    """Refuse a dataset whose examples or classes are not those of the model.
+def copy_inputs(split: Split, device: torch.device) -> Tensor:
+    """The inputs of a split on a device, a part at a time: they may be larger than memory."""
+    inputs, count = split.inputs, len(split)
+    if inputs.is_contiguous():
+        copy = inputs.new_empty((count, *inputs.shape[1:]), device=device)
+    else:
+        copy = inputs.new_empty((count, *inputs.movedim(1, -1).shape[1:]), device=device)
+        copy = copy.movedim(-1, 1)
+    for examples in in_order(split, EVALUATION_VALUES):
+        copy[examples[0] : examples[-1] + 1] = split.take(examples)
+    return copy
+
+
+def compare(found: Splits, expected: Splits, name: str) -> Iterator[str]:
+    """Refuse a dataset whose examples or classes are not those that a model was trained on.
+
+    Args:
+        found: the dataset.
+        expected: what the model was trained on.
+        name: of the dataset.
+
+    Yields:
+        What the user should know, in a line.
 
     Raises:
-        ComponentError: shape or number of classes differ.
+        ComponentError: shape, number or order of the classes differ.
     """
-    if found.input != expected:
+    if found.input != expected.input:
         raise ComponentError(
             f"dataset '{name}' has shape {found.input.shape} and {found.input.classes} classes, "
-            f"the run has {expected.shape} and {expected.classes}",
+            f"the run has {expected.input.shape} and {expected.input.classes}",
             "evaluate on data of the same shape and classes",
         )
+    pairs = zip(found.classes, expected.classes, strict=True)
+    differing = [f"'{ours}' for '{theirs}'" for ours, theirs in pairs if ours != theirs]
+    if not differing:
+        return
+    if sorted(found.classes) == sorted(expected.classes):
+        raise ComponentError(
+            f"dataset '{name}' has the classes of the run in another order: {differing[0]}",
+            "evaluate on data whose classes have the same order",
+        )
+    yield (
+        f"{len(differing)} of {len(expected.classes)} classes of '{name}' have other names than "
+        f"the run's, such as {differing[0]}"
+    )

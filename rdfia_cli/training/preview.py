@@ -25,6 +25,7 @@ class Preview:
         draws: for each draw (N, C, H', W') and the labels, (N,) or mixed (N, classes).
         labels: (N,) int64.
         classes: the name of each class.
+        warnings: what the user should know about the data, a line each.
     """
 
     originals: Tensor
@@ -32,6 +33,7 @@ class Preview:
     draws: tuple[Batch, ...]
     labels: Tensor
     classes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def preview(config: RunConfig, examples: int, draws: int) -> Generator[Preparing, None, Preview]:
@@ -45,7 +47,7 @@ def preview(config: RunConfig, examples: int, draws: int) -> Generator[Preparing
     Raises:
         UsageError: the dataset holds no images.
     """
-    splits = yield from assembly.load_splits(config)
+    splits = yield from assembly.load_verified(config.data)
     shape = splits.input.shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"dataset '{config.data.name}' holds no pictures, but inputs of {shape}")
@@ -68,4 +70,5 @@ def preview(config: RunConfig, examples: int, draws: int) -> Generator[Preparing
         draws=tuple(pipeline.batch(everything, epoch, 0) for epoch in range(draws)),
         labels=part.labels,
         classes=splits.classes,
+        warnings=splits.warnings,
     )

@@ -38,12 +38,21 @@ class Objective:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean cross-entropy, 0-dim, of logits (B, classes) and labels as in `Batch`.
 
-        With class weights and plain labels it is the weighted mean; with mixed labels the weights
-        multiply each class's term, and the mean is over the examples.
+        With class weights it is the mean by the weights of the examples' classes; a mixed example
+        counts by its shares of them, so that a label that is all one class is that class.
         """
-        return F.cross_entropy(
-            logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing
-        )
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weights = self.class_weights.to(logits.dtype)
+        if labels.ndim == 2:
+            return self._weighted_loss(logits, labels, weights)
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
+
+    def _weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """PyTorch's weighted mean for labels (B, classes), where it divides by the examples."""
+        terms = -weights * logits.log_softmax(1)
+        smoothed = labels * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[1]
+        return (smoothed * terms).sum() / (labels * weights).sum()
 
     def smooth(self, labels: Tensor) -> Tensor:
         """The smoothed labels, (B, classes) float32, for a model that has no loss to tell."""

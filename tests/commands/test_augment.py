@@ -26,6 +26,21 @@ def test_the_same_seed_draws_the_same_picture_and_another_another(rdfia, tmp_pat
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_a_few_images_are_enough_and_what_is_odd_about_them_is_said(rdfia, tmp_path, monkeypatch):
+    monkeypatch.setenv("RDFIA_CACHE", str(tmp_path / "cache"))
+    for name in ("猫/1", "猫/2", "dog/1", "dog/2"):
+        path = tmp_path / f"photos/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), "red").save(path)
+    (tmp_path / "photos/dog/notes.txt").touch()
+    found = rdfia("augment", "--data", "folder:path=photos", "--samples", "9", "--json")
+    assert found.code == 0, found.err
+    assert found.json["samples"] == 2, "one of each class is for the test"
+    warning, *others = [line for line in found.err.splitlines() if "warning" in line.lower()]
+    assert "1 file in 'photos' left out" in warning
+    assert others == []
+
+
 def test_json_tells_what_was_drawn(rdfia):
     found = rdfia("augment", "--out", "a.svg", "--samples", "3", "--draws", "2", "--json").json
     assert found == {

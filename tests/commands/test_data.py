@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +42,12 @@ def test_a_dataset_is_prepared_listed_trained_and_removed(rdfia, photos, own_cac
     assert prepared["schema"] == "rdfia.data/1"
     folder, digits = prepared["datasets"]
     assert (folder["shape"], folder["classes"]) == ([3, 6, 6], 2)
-    assert folder["splits"] == {"train": 16, "test": 4}
+    train, test = folder["splits"]["train"], folder["splits"]["test"]
+    assert train + test == 20
+    assert 2 <= test <= 10
     assert digits["splits"] == {"train": 1442, "test": 355}
     (store,) = rdfia("data", "list", "--json").json["stores"]
-    assert (store["dataset"], store["splits"]) == ("folder", {"train": 16, "test": 4})
+    assert (store["dataset"], store["splits"]) == ("folder", folder["splits"])
     assert store["classes"] == ["cat", "dog"]
     assert store["bytes"] == sum(f.stat().st_size for f in Path(store["folder"]).iterdir())
     assert store["name"] in rdfia("data", "list").out
@@ -49,6 +58,57 @@ def test_a_dataset_is_prepared_listed_trained_and_removed(rdfia, photos, own_cac
     assert removed["bytes"] == store["bytes"]
     assert rdfia("data", "list", "--json").json["stores"] == []
     assert rdfia("eval", "run").code == 0, "it is prepared again"
+
+
+def test_all_means_what_stopped_processes_left_and_what_is_damaged_too(rdfia, photos, own_cache):
+    assert rdfia("data", "prepare", photos).code == 0
+    stores = own_cache / "stores"
+    (store,) = stores.iterdir()
+    damaged = Path(shutil.copytree(store, stores / "folder-damaged"))
+    (damaged / "manifest.json").write_text("{")
+    older = Path(shutil.copytree(store, stores / "folder-older"))
+    manifest = (older / "manifest.json").read_text()
+    (older / "manifest.json").write_text(manifest.replace("rdfia.store/1", "rdfia.store/0"))
+    for name in (".folder-1.abcd.partial", ".folder-2.abcd.removed"):
+        shutil.copytree(store, stores / name)
+    (stores / ".folder-3.lock").touch()
+    used = stores / ".folder-4.abcd.partial"
+    used.mkdir()
+    holder = os.open(used, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert "6 in" in rdfia("data", "list").err
+    found = rdfia("data", "remove", "--all", "--json").json
+    assert list(stores.iterdir()) == [used]
+    assert found["removed"] == [store.name]
+    assert found["bytes"] > 5 * 20 * 6 * 6 * 3
+    os.close(holder)
+    assert rdfia("data", "remove", "--all").code == 0
+    assert list(stores.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_preparing_leaves_nothing_and_kills_as_it_does(
+    tmp_path: Path, own_cache: Path, number: signal.Signals
+):
+    draws = np.random.default_rng(0)
+    for row in range(400):
+        folder = tmp_path / "many" / "ab"[row % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draws.integers(256, size=(256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row}.png", compress_level=1)
+    preparing = subprocess.Popen(
+        [sys.executable, "-m", "rdfia_cli", "data", "prepare", "folder:path=many"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not list(own_cache.glob("stores/.*.partial/images.uint8")):
+        assert preparing.poll() is None
+        time.sleep(0.01)
+    preparing.send_signal(number)
+    _, told = preparing.communicate(timeout=60)
+    assert preparing.returncode == -number, told
+    assert list((own_cache / "stores").iterdir()) == []
 
 
 def test_downloads_are_removed_when_asked_for(rdfia, own_cache):

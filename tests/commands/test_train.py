@@ -10,8 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +237,25 @@ def test_a_dry_run_tells_the_cost_and_the_origins_and_writes_nothing(
         *("MODEL", "--set model.hidden", "--epochs", "environment RDFIA_SEED", "default", "default")
     ]
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("normalize", ["train", "zca"])
+def test_a_dry_run_fits_nothing_to_the_data_and_says_what_is_odd_about_them(
+    rdfia: Callable, empty_folder: Path, monkeypatch: pytest.MonkeyPatch, normalize: str
+):
+    from rdfia_cli.training import assembly, inputs
+
+    real = assembly.load_dataset
+
+    def load(chosen: object) -> Iterator[object]:
+        return replace((yield from real(chosen)), warnings=("two images are odd",))
+
+    monkeypatch.setattr(assembly, "load_dataset", load)
+    for fit in ("_fit_channels", "_fit_whitening"):
+        monkeypatch.setattr(inputs, fit, None)
+    found = rdfia("train", *CIRCLES, "--normalize", normalize, "--dry-run")
+    assert found.code == 0, found.err
+    assert "warning: two images are odd" in found.err
 
 
 def test_a_dry_run_prints_a_line_for_each_setting(rdfia: Callable, empty_folder: Path):

@@ -215,7 +215,11 @@ def test_the_reason_is_named_in_a_few_words():
     assert reason(encoded(Image.fromarray(noise(4, 4).astype(np.float32)), "TIFF")).startswith(
         "float"
     )
-    wide = np.full((4, 4), 10**6, np.int32)
+
+
+@pytest.mark.parametrize("white", [10**6, 255, 1])
+def test_integers_of_32_bits_are_refused_whatever_they_hold(white: int):
+    wide = np.linspace(0, white, 16).astype(np.int32).reshape(4, 4)
     assert reason(encoded(Image.fromarray(wide), "TIFF")).startswith("32-bit")
 
 

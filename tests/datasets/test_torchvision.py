@@ -24,7 +24,7 @@ from scipy.io import savemat
 
 from rdfia_cli.commands.progress import watch
 from rdfia_cli.datasets import torchvision as published
-from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.errors import PreemptedError, RdfiaError, UsageError
 from rdfia_cli.spec import Preparing, Splits
 
 DRAWS = np.random.default_rng(0)
@@ -393,3 +393,34 @@ def test_the_real_mnist_is_read_as_torchvision_reads_it(tmp_path):
     splits = load(published.mnist(tmp_path / "cache", path=str(tmp_path)))
     assert (len(splits.train), len(splits.test)) == (60_000, 10_000)
     equal(splits, reference.MNIST(tmp_path), reference.MNIST(tmp_path, train=False))
+
+
+@pytest.mark.parametrize("reader", ["CIFAR", "SVHN"])
+def test_a_request_to_stop_is_no_damage(tmp_path: Path, monkeypatch, reader: str):
+    def stop(*_: object, **__: object) -> None:
+        raise PreemptedError("stopped by SIGTERM", "", 15)
+
+    monkeypatch.setattr(published.ArrayUnpickler, "load", stop)
+    monkeypatch.setattr("scipy.io.loadmat", stop)
+    with pytest.raises(PreemptedError):
+        if reader == "CIFAR":
+            published.load_arrays(b"", tmp_path)
+        else:
+            published._load_matlab(tmp_path)
+
+
+def test_files_of_another_content_have_another_fingerprint(tmp_path: Path):
+    def opened(folder: str, seed: int) -> Splits:
+        raw = tmp_path / folder / "MNIST/raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        draws = np.random.default_rng(seed)
+        for part, count in (("train", 30), ("t10k", 20)):
+            images = draws.integers(256, size=(count, 28, 28), dtype=np.uint8)
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
+        return load(published.mnist(tmp_path / "cache", path=str(tmp_path / folder)))
+
+    one, copy, other = opened("one", 0), opened("copy", 0), opened("other", 1)
+    assert one.fingerprint == copy.fingerprint != ""
+    assert other.fingerprint != one.fingerprint
+    assert opened("one", 1).fingerprint == other.fingerprint

@@ -48,6 +48,13 @@ def words(path: Path) -> list[str]:
     ]
 
 
+def test_a_name_that_the_font_lacks_is_drawn_as_its_code_without_a_warning(tmp_path: Path):
+    draw_evaluation(describe(("猫", "chien 🐕", "naïve")), tmp_path / "x.svg")
+    texts = words(tmp_path / "x.svg")
+    for name in ("\\u732b", "chien \\U0001f415", "naïve"):
+        assert texts.count(name) == 3
+
+
 def test_the_svg_holds_the_axes_the_classes_and_the_counts(tmp_path: Path):
     result = describe(("cat", "dog", "bird"))
     draw_evaluation(result, tmp_path / "x.svg")

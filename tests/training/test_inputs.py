@@ -13,6 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms.v2 import CenterCrop
 
 from rdfia_cli import config
 from rdfia_cli.augmentations.geometry import horizontal_flip, random_crop
@@ -97,6 +98,12 @@ def test_a_tenth_of_ten_classes_of_a_hundred_is_ten_of_each():
     assert torch.bincount(found.train.labels).tolist() == [90] * 10
 
 
+def test_a_thousand_classes_are_split_as_ten_are():
+    splits = numbered([n % 1000 for n in range(20_000)], 1000)
+    found = split_validation(splits, 0.1, 0)
+    assert torch.bincount(found.validation.labels).tolist() == [2] * 1000
+
+
 def test_the_seed_alone_chooses_the_validation_split():
     splits = numbered([n % 3 for n in range(300)], 3)
     torch.manual_seed(1)
@@ -170,16 +177,37 @@ kinds = pytest.mark.parametrize("kind", ["pixels", "images", "points"])
 
 
 @kinds
-@pytest.mark.parametrize("chunk", [7, 50, 8192])
+@pytest.mark.parametrize("values", [1, 420, 2**22])
 def test_statistics_are_numpys_however_the_examples_are_chunked(
-    monkeypatch: pytest.MonkeyPatch, kind: str, chunk: int
+    monkeypatch: pytest.MonkeyPatch, kind: str, values: int
 ):
-    monkeypatch.setattr(inputs, "STATISTICS_CHUNK", chunk)
+    monkeypatch.setattr(inputs, "STATISTICS_VALUES", values)
     train = examples(kind)
     found = fit_statistics("train", pipeline(train))
     for ours, theirs in zip((found.mean, found.std), by_numpy(train), strict=True):
         assert ours.dtype == torch.float32
         assert ours.flatten().tolist() == pytest.approx(theirs.tolist(), rel=1e-6)
+
+
+@kinds
+def test_statistics_read_a_file_once_ahead_and_a_bounded_part_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    expected: list[list[int]] = []
+    rows = torch.randperm(50)[:40]
+    train = examples(kind)
+    train = replace(train.select(rows), prefetch=lambda found: expected.append(found.tolist()))
+    each = train.inputs[0].numel()
+    monkeypatch.setattr(inputs, "STATISTICS_VALUES", 7 * each + 1)
+    fit_statistics("train", pipeline(train))
+    assert [len(part) for part in expected] == [7, 7, 7, 7, 5]
+    assert [row for part in expected for row in part] == rows[7:].tolist()
+
+
+def test_pixels_far_apart_have_exact_statistics_in_one_reading():
+    pixels = torch.tensor([0, 255] * 2**19, dtype=torch.uint8).view(-1, 1, 32, 32)
+    found = fit_statistics("train", pipeline(Split(pixels, torch.zeros(len(pixels)))))
+    assert (found.mean.item(), found.std.item()) == (0.5, 0.5)
 
 
 @kinds
@@ -364,7 +392,7 @@ def test_evaluation_cuts_the_centre_draws_nothing_and_is_the_same_each_time():
     chain = (random_crop(spec, size=2), horizontal_flip(InputSpec((3, 2, 2), 3), probability=1.0))
     flow = pipeline(split, *chain, statistics=fit_statistics("train", pipeline(split)))
     (first,), (second,) = (list(flow.evaluation_batches()) for _ in range(2))
-    expected = flow.statistics.apply(scale(split.inputs))[:, :, 1:3, 1:3]
+    expected = CenterCrop(2)(flow.statistics.apply(scale(split.inputs)))
     assert torch.equal(first.inputs, expected)
     assert torch.equal(second.inputs, expected)
 
@@ -402,14 +430,47 @@ def test_the_model_is_fed_what_the_last_augmentation_produces():
     assert inputs.output_of(chain, spec) == InputSpec((3, 24, 24), 10)
 
 
-@pytest.mark.parametrize("expected", [InputSpec((2,), 2), InputSpec((1,), 3)], ids=str)
-def test_data_of_another_shape_or_number_of_classes_are_refused(expected: InputSpec):
-    found = numbered([0, 1], 2)
-    inputs.refuse_unlike(found, found.input, "mine")
+def named(*classes: str, features: int = 1) -> Splits:
+    split = Split(torch.zeros(1, features), torch.zeros(1, dtype=torch.int64))
+    return Splits(split, split, classes)
+
+
+@pytest.mark.parametrize("expected", [named("a", "b", features=2), named("a", "b", "c")])
+def test_data_of_another_shape_or_number_of_classes_are_refused(expected: Splits):
     with pytest.raises(ComponentError, match="'mine'"):
-        inputs.refuse_unlike(found, expected, "mine")
+        list(inputs.compare(named("a", "b"), expected, "mine"))
+
+
+def test_the_same_classes_in_another_order_are_refused():
+    with pytest.raises(ComponentError, match="in another order: 'cat' for 'dog'"):
+        list(inputs.compare(named("cat", "dog"), named("dog", "cat"), "mine"))
+
+
+def test_classes_of_other_names_are_scored_with_a_warning():
+    assert list(inputs.compare(named("a", "b"), named("a", "b"), "mine")) == []
+    (warning,) = inputs.compare(named("cats", "dog"), named("cat", "dog"), "mine")
+    assert warning.startswith("1 of 2 classes of 'mine' have other names")
+    assert "'cats' for 'cat'" in warning
 
 
 def test_a_split_stays_where_it_is_on_the_cpu():
     split = examples("points")
     assert inputs.settle(split, CPU) is split
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_copy_is_made_in_parts_and_lies_in_memory_as_the_original(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
+):
+    split = examples("pixels")
+    split = replace(split, inputs=split.inputs.contiguous(memory_format=layout))
+    split = split.select(torch.randperm(50)[:31])
+    whole = split.take(torch.arange(31))
+    taken: list[int] = []
+    real = Split.take
+    monkeypatch.setattr(Split, "take", lambda s, e: taken.append(len(e)) or real(s, e))
+    monkeypatch.setattr(inputs, "EVALUATION_VALUES", 8 * 60)
+    copy = inputs.copy_inputs(split, CPU)
+    assert taken == [8, 8, 8, 7]
+    assert torch.equal(copy, whole)
+    assert copy.stride() == whole.stride()

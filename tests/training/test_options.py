@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from rdfia_cli import run
@@ -59,6 +60,30 @@ def test_class_weights_give_the_weighted_mean(scored):
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_is_all_one_class_weighs_as_that_class(scored, smoothing: float):
+    logits, labels = scored
+    weights = torch.tensor([1.0, 20.0, 0.5, 4.0])
+    objective = Objective(4, smoothing, weights)
+    shares = torch.eye(4, dtype=torch.float64)[labels]
+    hard = objective.loss(logits, labels)
+    assert objective.loss(logits, shares).item() == pytest.approx(hard.item(), rel=1e-12)
+    torch_s_own = F.cross_entropy(
+        logits, labels, weight=weights.double(), label_smoothing=smoothing
+    )
+    assert hard.item() == pytest.approx(torch_s_own.item(), rel=1e-12)
+
+
+def test_a_mixed_example_weighs_by_its_shares_of_the_classes(scored):
+    logits, _ = scored
+    weights = np.array([1.0, 20.0, 0.5, 4.0])
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), 7)
+    each = -np.log(softmax(logits.numpy()))
+    expected = (shares * weights * each).sum() / (shares * weights).sum()
+    found = Objective(4, class_weights=torch.from_numpy(weights).float())
+    assert found.loss(logits, torch.from_numpy(shares)).item() == pytest.approx(expected, rel=1e-7)
+
+
 def test_clipping_scales_the_whole_gradient_to_the_norm():
     torch.manual_seed(0)
     model = nn.Linear(5, 3)
@@ -83,6 +108,22 @@ def test_the_average_follows_the_weights_by_its_decay_and_forgets_the_start_fast
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_that_two_layers_share_are_averaged_once():
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        model[1].weight = model[0].weight
+        return model
+
+    model = tied()
+    average = Average(model, 0.5)
+    before = model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight += 1
+    average.update(model, 1000)
+    torch.testing.assert_close(average.model[0].weight, before + 0.5)
+    assert average.model[0].weight is average.model[1].weight
 
 
 def test_batch_norm_statistics_are_averaged_and_its_counter_copied():
@@ -220,6 +261,18 @@ def test_early_stopping_keeps_and_reports_the_best_epoch():
     assert result["validation"]["accuracy"] == scores[best - 1][0]
 
 
+def test_the_best_epoch_of_a_result_is_the_one_that_is_kept_at_equal_accuracies_too():
+    flags = {"model": "mlp", "data": "circles", "lr": "0.5", "early_stopping": "5"}
+    more = {"schedule": "constant", "epochs": "8", "out": "here"}
+    events = list(run_experiment(resolve(Sources({**flags, **more})).config, Path("here")))
+    accuracies = [
+        event.evaluations["validation"].accuracy for event in events if isinstance(event, EpochEnd)
+    ]
+    assert accuracies.count(max(accuracies)) > 1
+    result = events[-1].result
+    assert result["best"]["epoch"] == result["kept_epoch"] > accuracies.index(max(accuracies)) + 1
+
+
 def test_the_average_is_what_is_scored_and_kept():
     from rdfia_cli.commands.progress import watch
     from rdfia_cli.evaluation import evaluate
@@ -259,3 +312,16 @@ def test_smoothed_labels_reach_gradients_by_hand():
         flags = {"model": f"mlp:backprop={kind}", "label_smoothing": "0.2", "augment": []}
         losses[kind] = finish(settings(kind, **flags, precision="fp32"))["train"]["loss"]
     assert losses["manual"] == pytest.approx(losses["autograd"], rel=1e-5)
+
+
+def test_zca_of_cifar_s_3_072_values_is_numpy_s():
+    """By the singular values of 200 images: outside their span it only divides by sqrt(eps)."""
+    split = images(200, 3, 32, 32)
+    found = fit_statistics("zca:eps=0.1", pipeline(split))
+    values = split.inputs.flatten(1).double().numpy()
+    mean = values.mean(0)
+    _, spread, axes = np.linalg.svd((values - mean) / 200**0.5, full_matrices=False)
+    inside = 1 / np.sqrt(spread**2 + 0.1) - 0.1**-0.5
+    expected = np.eye(3072) * 0.1**-0.5 + axes.T @ (inside[:, None] * axes)
+    np.testing.assert_allclose(found.mean.flatten().numpy(), mean, atol=1e-5)
+    np.testing.assert_allclose(found.whitening.numpy(), expected, atol=1e-5)
