@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from rdfia_cli import durable, run
+from rdfia_cli import durable, registry, run
 from rdfia_cli.config import RunConfig, spec_text
 from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
@@ -207,7 +207,8 @@ def _stop_requests() -> Generator[StopRequest]:
 def _write_head(folder: Path, parts: Assembly) -> None:
     """Write what never changes; the configuration comes last: it makes the folder a run's."""
     if not (folder / run.CONFIG).exists():
-        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**_hardware(parts)))
+        environment = run.describe_environment(**_hardware(parts), **_subject(parts))
+        durable.write_json(folder / run.ENVIRONMENT, environment)
         durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
 
 
@@ -220,6 +221,15 @@ def _hardware(parts: Assembly) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": parts.arithmetic.precision,
         "channels_last": parts.arithmetic.channels_last,
+    }
+
+
+def _subject(parts: Assembly) -> dict[str, Any]:
+    """What the model is fed, and the hashes of the files that components come from."""
+    return {
+        "input": list(parts.input.shape),
+        "classes": parts.input.classes,
+        "files": registry.file_hashes(parts.config.components()),
     }
 
 
@@ -236,9 +246,9 @@ def _warn_of_changes(folder: Path, parts: Assembly) -> Iterator[Warned]:
     if not ((folder / run.CONFIG).exists() and (folder / run.ENVIRONMENT).exists()):
         return
     before = json.loads((folder / run.ENVIRONMENT).read_bytes())
-    now = {**run.describe_environment(), **_hardware(parts)}
-    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
-        if before.get(key) != now[key]:
+    now = {**run.describe_environment(), **_hardware(parts), **_subject(parts)}
+    for key in ("python", "versions", "plugins", "files", "device_name", "threads", "precision"):
+        if before.get(key, {}) != now[key]:
             yield Warned(
                 f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
                 "its last digits may differ from an unbroken run's"
