@@ -24,7 +24,7 @@ class Tally:
     """What was counted in one module, without the modules below it; see `Work`.
 
     Attributes:
-        outputs: the shapes that it returned, of its last call.
+        inputs, outputs: the shapes that it was given and returned, of its last call.
         calls: how often it was called.
     """
 
@@ -32,6 +32,7 @@ class Tally:
     others: int = 0
     activations: int = 0
     calls: int = 0
+    inputs: tuple[tuple[int, ...], ...] = ()
     outputs: tuple[tuple[int, ...], ...] = ()
 
     def add(self, work: Work, times: int = 1) -> None:
@@ -84,7 +85,7 @@ def count_pass(
     ledger.saved = saved.bytes()
     for returned in calls.returned:
         tally = ledger.tallies.setdefault(returned.call.name, Tally())
-        tally.outputs = returned.shapes
+        tally.inputs, tally.outputs = returned.call.inputs, returned.shapes
         tally.calls += 1
     return ledger
 

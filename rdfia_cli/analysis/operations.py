@@ -209,6 +209,7 @@ SCALES: Mapping[str, Formula] = {
             *("var", "var_mean", "std", "std_mean", "norm", "linalg_vector_norm", "logsumexp"),
             *("cumsum", "cumprod", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "nansum"),
             *("native_dropout", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "glu"),
+            "col2im",
         ),
         _inputs(1),
     ),
