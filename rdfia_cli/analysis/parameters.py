@@ -123,7 +123,11 @@ def measure(
 
 
 def _shadow(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, made without copying a tensor."""
+    """A copy on the meta device, made without copying a tensor; the model itself if it is there."""
+    tensors = (*model.parameters(), *model.buffers())
+    is_ready = not any(module.training for module in model.modules())
+    if is_ready and all(tensor.is_meta for tensor in tensors):
+        return model
     copies: dict[int, Any] = {}
     for parameter in model.parameters():
         blank = torch.empty_like(parameter, device="meta")
