@@ -24,7 +24,7 @@ from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component
 from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pydantic.fields import FieldInfo
 
@@ -77,6 +77,13 @@ def _check_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise ValueError("it should be auto, cpu, cuda, cuda:N or mps")
     return name
+
+
+def _file_name(component: str) -> str:
+    """A component's name as a part of a file's: `my_model-build` for `./my_model.py:build`."""
+    file = parse_spec(component).file
+    name = f"{Path(file[0]).stem}-{file[1]}" if file else component
+    return name.replace("/", "-").replace("@", "-")
 
 
 class ComponentConfig(BaseModel):
@@ -165,8 +172,16 @@ class RunConfig(BaseModel):
         """The run folder: `out`, or one under runs/ named by model, data and digest."""
         if self.out is not None:
             return Path(self.out)
-        names = f"{self.model.name}-{self.data.name}".replace("/", "-").replace("@", "-")
+        names = "-".join(_file_name(chosen.name) for chosen in (self.model, self.data))
         return Path("runs") / f"{names}-{self.digest[:8]}"
+
+    def components(self) -> Iterator[registry.Component]:
+        """The components that it names."""
+        for key, value in self:
+            for chosen in value if isinstance(value, tuple) else (value,):
+                if isinstance(chosen, ComponentConfig):
+                    group = COMPONENT_GROUPS[key]
+                    yield registry.find(group, parse_spec(chosen.name))
 
     def to_toml(self) -> str:
         """The text of `config.toml`."""

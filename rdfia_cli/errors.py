@@ -6,6 +6,7 @@ RdfiaError            1   the run failed
 ├── ComponentError    4   a component is missing, broken or incompatible
 ├── ChangedError      1   a dataset's source is no longer what was prepared
 ├── DivergedError     5   the loss became NaN or infinite
+├── GateError         5   a result is beyond a limit that the user set
 └── PreemptedError   75   stopped after a checkpoint; the same command goes on
 
 An error is raised where its cause is known and becomes words once, in `console`.
@@ -63,6 +64,13 @@ class DivergedError(RdfiaError):
 
     exit_code = 5
     kind = "diverged"
+
+
+class GateError(RdfiaError):
+    """A result is beyond a limit that the user set."""
+
+    exit_code = 5
+    kind = "gate"
 
 
 class PreemptedError(RdfiaError):

@@ -7,8 +7,10 @@ named with its distribution and its error, and breaks only what asks for it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -20,12 +22,14 @@ from rdfia_cli import signature
 from rdfia_cli.errors import ComponentError, RdfiaError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from rdfia_cli.spec import Spec
 
 GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets")
 OWN_DISTRIBUTION = "rdfia-cli"
+FILE = "file"
+"""What stands for the distribution of a function of a file; its version is the file's hash."""
 RECIPES = Path(__file__).parent / "recipes"
 VARIANT = "variant"
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
@@ -39,8 +43,9 @@ class Component:
     Attributes:
         group: one of GROUPS.
         name: the name that a spec asks for.
-        distribution: the distribution that provides it, and its version.
-        module, attribute: where the builder stands.
+        distribution: the distribution that provides it, and its version; for a function of a file
+            FILE and the first 8 hex digits of the file's SHA-256.
+        module, attribute: where the builder stands; the module of a file is its absolute path.
         variant: the member asked for of a family, such as resnet18 of `timm/resnet18`.
     """
 
@@ -131,16 +136,24 @@ def find(group: str, spec: Spec) -> Component:
 
     The built-in keeps its name when a plugin claims it too; the plugin's is `name@distribution`.
     `family/member` is the member of a family, a builder whose first keyword is `variant`.
+    `./file.py:function` is a function of a file.
 
     Raises:
         ComponentError: no component has that name, two plugins claim it, or the
-            distribution asked for lacks it.
+            distribution asked for lacks it; there is no such file, or no such function in it.
     """
+    if spec.file is not None:
+        return _find_file(group, spec, *spec.file)
     found = claimants(group, spec.name)
     if found:
         return _choose(found, spec)
     family, _, variant = spec.name.partition("/")
     families = claimants(group, family) if variant else ()
+    if not families and spec.name.endswith(".py"):
+        raise ComponentError(
+            f"'{spec.name}' is a file, not a {group.removesuffix('s')}",
+            f"say which function of it: ./{spec.name.removeprefix('./')}:FUNCTION",
+        )
     if not families:
         raise ComponentError(
             f"unknown {group.removesuffix('s')} '{spec.name}'",
@@ -174,8 +187,37 @@ def _choose(found: Sequence[Component], spec: Spec) -> Component:
     return first
 
 
+def _find_file(group: str, spec: Spec, path: str, function: str) -> Component:
+    """The component that a function of a file is."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ComponentError(f"cannot read '{path}': {error.strerror}", "check the path") from None
+    version = hashlib.sha256(content).hexdigest()[:8]
+    module = str(Path(path).resolve())
+    component = Component(group, spec.name, FILE, version, module, function)
+    try:
+        known = signature.names(Path(module))
+    except signature.BrokenSourceError as error:
+        raise _broken(component, str(error)) from None
+    if known is not None and function not in known:
+        raise ComponentError(f"'{path}' has no function '{function}'", nearest(function, known))
+    return component
+
+
+def file_hashes(components: Iterable[Component]) -> dict[str, str]:
+    """The SHA-256 of the file of each component that is a function of a file, by its path."""
+    return {
+        component.module: hashlib.sha256(Path(component.module).read_bytes()).hexdigest()
+        for component in components
+        if component.distribution == FILE
+    }
+
+
 def shortest_reference(component: Component, spec: Spec) -> str:
     """The spec's name, with the distribution only where the name alone means another's."""
+    if spec.file is not None:
+        return spec.name
     first, *others = claimants(component.group, component.name)
     is_plain = first.distribution == component.distribution
     if is_plain and (not others or first.distribution == OWN_DISTRIBUTION):
@@ -229,13 +271,37 @@ def load(component: Component) -> Callable[..., Any]:
         ComponentError: the import fails, whatever it raises, `sys.exit` included.
     """
     with naming(component, "cannot be imported"):
-        module = importlib.import_module(component.module)
-        builder: Any = module
+        is_file = component.distribution == FILE
+        builder: Any = (
+            _import_file(component) if is_file else importlib.import_module(component.module)
+        )
         for part in component.attribute.split("."):
             builder = getattr(builder, part)
         if not callable(builder):
             raise TypeError(f"{component.module}:{component.attribute} is not a function")
     return builder
+
+
+def _import_file(component: Component) -> Any:
+    """The module of a file, imported once for each content; files beside it can be imported."""
+    name = f"{component.module}#{component.version}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, component.module)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    folder = str(Path(component.module).parent)
+    sys.path.insert(0, folder)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(folder)
+    return module
 
 
 def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
@@ -251,15 +317,20 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
         return builder(*arguments, **keywords)
 
 
-def variants(component: Component) -> tuple[str, ...]:
-    """The members of a family, from the function `variants` beside its builder, which is imported.
+def members(component: Component) -> tuple[str, ...]:
+    """The names of a family's members, which the module of its builder tells by `variants()`.
 
     Raises:
-        ComponentError: the component is no family, or the import fails.
+        ComponentError: it is no family, or does not tell.
     """
     builder = load(component)
+    variants = getattr(sys.modules[builder.__module__], "variants", None)
+    if variants is None:
+        raise ComponentError(
+            f"{component.address} does not tell its members", "write the names that you mean"
+        )
     with naming(component, "cannot list its members"):
-        return tuple(sys.modules[builder.__module__].variants())
+        return tuple(variants())
 
 
 def is_family(component: Component) -> bool:
@@ -299,9 +370,12 @@ def _list_one(component: Component, *, check: bool) -> Listing:
 
 
 def _broken(component: Component, reason: str) -> ComponentError:
+    is_file = component.distribution == FILE
     return ComponentError(
         f"{component.address} is broken: {reason}",
-        f"mend or uninstall {component.distribution}; nothing else needs it",
+        f"mend '{component.module}'"
+        if is_file
+        else f"mend or uninstall {component.distribution}; nothing else needs it",
     )
 
 

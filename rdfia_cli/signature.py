@@ -250,6 +250,26 @@ def description(module: str, attribute: str) -> str:
     return _first_line(ast.get_docstring(definition)) if definition else ""
 
 
+def names(path: Path) -> tuple[str, ...] | None:
+    """What a file defines at its top level, or None where only an import tells it all.
+
+    Raises:
+        BrokenSourceError: the file is no Python.
+    """
+    found: list[str] = []
+    for statement in _parse(path).body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            found.append(statement.name)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            found += [alias.asname or alias.name for alias in statement.names]
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            found += [node.id for node in targets if isinstance(node.ctx, ast.Store)]
+        elif not isinstance(statement, ast.Expr):
+            return None
+    return None if {"*", "__getattr__"} & set(found) else tuple(found)
+
+
 def _first_line(docstring: str | None) -> str:
     return (docstring or "").strip().partition("\n")[0]
 
@@ -283,18 +303,19 @@ def _definition(module: str, attribute: str, hops: int = 5) -> ast.FunctionDef |
         if initial is not None:
             _refuse_missing_imports(_parse(initial), initial)
     tree = _parse(path)
-    _refuse_missing_imports(tree, path)
+    _refuse_missing_imports(tree, path, beside=_is_path(module))
     if "." in attribute:
         return None
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == attribute:
             return None if statement.decorator_list else statement
-        if isinstance(statement, ast.ImportFrom) and hops:
+        # A file belongs to no package, and what it imports from beside it only an import finds.
+        if isinstance(statement, ast.ImportFrom) and hops and not _is_path(module):
             for alias in statement.names:
                 if (alias.asname or alias.name) == attribute:
                     origin = _absolute(statement, module, is_package=path.name == "__init__.py")
                     return _definition(origin, alias.name, hops - 1)
-    if not _may_define_dynamically(tree, attribute):
+    if not _is_path(module) and not _may_define_dynamically(tree, attribute):
         raise BrokenSourceError(f"module '{module}' has no function '{attribute}'")
     return None
 
@@ -332,6 +353,8 @@ def _absolute(statement: ast.ImportFrom, module: str, *, is_package: bool) -> st
 
 def _source_path(module: str) -> Path | None:
     """The file of a module, found without importing its parent packages."""
+    if _is_path(module):
+        return Path(module)
     top, *rest = module.split(".")
     try:
         found = importlib.util.find_spec(top)
@@ -353,12 +376,23 @@ def _source_path(module: str) -> Path | None:
     raise BrokenSourceError(f"module '{module}' does not exist in '{top}'")
 
 
+def _is_path(module: str) -> bool:
+    """Whether a module is named by the path of its file."""
+    return "/" in module or "\\" in module
+
+
 def _parents(module: str) -> Iterator[str]:
+    if _is_path(module):
+        return iter(())
     parts = module.split(".")
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
-def _refuse_missing_imports(tree: ast.Module, path: Path) -> None:
+def _is_beside(path: Path, top: str) -> bool:
+    return any(place.exists() for place in (path.with_name(f"{top}.py"), path.with_name(top)))
+
+
+def _refuse_missing_imports(tree: ast.Module, path: Path, *, beside: bool = False) -> None:
     for statement in tree.body:
         names: list[str] = []
         if isinstance(statement, ast.Import):
@@ -366,7 +400,8 @@ def _refuse_missing_imports(tree: ast.Module, path: Path) -> None:
         elif isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
             names = [statement.module]
         for name in names:
-            if not _is_installed(name.partition(".")[0]):
+            top = name.partition(".")[0]
+            if not (beside and _is_beside(path, top)) and not _is_installed(top):
                 raise BrokenSourceError(f"{path.name} imports '{name}', which is not installed")
 
 

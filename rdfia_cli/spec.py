@@ -278,7 +278,8 @@ class Spec:
     """A component as it is written on the command line, `name@distribution:key=value,...`.
 
     Attributes:
-        name: the component's name, `timm/resnet18` for a member of a family.
+        name: the component's name, `timm/resnet18` for a member of a family,
+            `./file.py:function` for a function of a file.
         distribution: the distribution that must provide it, or None for the only one.
         parameters: the values as text, not yet checked.
     """
@@ -288,18 +289,29 @@ class Spec:
     parameters: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
+    def file(self) -> tuple[str, str] | None:
+        """The path and the function of `./file.py:function`, None for any other component."""
+        match = FILE_PATTERN.fullmatch(self.name)
+        return (match["path"], match["function"]) if match else None
+
+    @property
     def reference(self) -> str:
         """The name, with the distribution where one was asked for."""
         return f"{self.name}@{self.distribution}" if self.distribution else self.name
 
 
+FILE_PATTERN = re.compile(r"(?P<path>[^:]*/[^:]*\.py):(?P<function>[^\W\d]\w*)")
 SPEC_PATTERN = re.compile(
-    r"(?P<name>[\w./-]+)(?:@(?P<distribution>[\w.-]+))?(?::(?P<parameters>.*))?", re.DOTALL
+    rf"(?P<file>{FILE_PATTERN.pattern})(?::(?P<settings>.*))?"
+    r"|(?P<name>[\w./-]+)(?:@(?P<distribution>[\w.-]+))?(?::(?P<parameters>.*))?",
+    re.DOTALL,
 )
 
 
 def parse_spec(text: str) -> Spec:
     """Parse `name`, `name:key=value,key=value`, `name@distribution:key=value`.
+
+    A function of a file is named `./file.py:function`; the slash tells it from a component's name.
 
     A value may hold commas inside brackets or quotes.
 
@@ -309,17 +321,17 @@ def parse_spec(text: str) -> Spec:
     match = SPEC_PATTERN.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"'{text}' is not a component", "write NAME or NAME:key=value,key=value")
+    name = match["file"] or match["name"]
     parameters: dict[str, str] = {}
-    for item in split_outside_brackets(match["parameters"] or ""):
+    for item in split_outside_brackets(match["settings"] or match["parameters"] or ""):
         key, equals, value = item.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise UsageError(
-                f"'{item}' in '{text}' is not key=value", f"write {match['name']}:key=value"
-            )
+            way = f"./{text.strip()}" if name.endswith(".py") else f"{name}:key=value"
+            raise UsageError(f"'{item}' in '{text}' is not key=value", f"write {way}")
         if key.strip() in parameters:
             raise UsageError(f"'{key.strip()}' is given twice in '{text}'", "give it once")
         parameters[key.strip()] = value.strip()
-    return Spec(match["name"], match["distribution"], parameters)
+    return Spec(name, match["distribution"], parameters)
 
 
 def split_outside_brackets(text: str) -> Iterator[str]:

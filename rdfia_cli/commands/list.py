@@ -77,7 +77,7 @@ def _members(found: Iterable[Mapping[str, Any]], pattern: str) -> Iterator[dict[
         if entry["state"] == "ok" and fnmatch.fnmatchcase(entry["name"], family):
             component = _owner(entry)
             if registry.is_family(component):
-                for variant in registry.variants(component):
+                for variant in registry.members(component):
                     yield {**entry, "name": f"{entry['name']}/{variant}", "description": ""}
 
 

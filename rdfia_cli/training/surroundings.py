@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rdfia_cli import durable, run
+from rdfia_cli import durable, registry, run
 from rdfia_cli.config import spec_text
 from rdfia_cli.errors import UsageError
 from rdfia_cli.training.assembly import Assembly
@@ -18,7 +18,11 @@ from rdfia_cli.training.assembly import Assembly
 def write_head(folder: Path, parts: Assembly, *, begins: bool) -> None:
     """Write what a run began with; the configuration comes last: it makes the folder a run's."""
     if begins:
-        found = {**_hardware(parts), run.DATA_FINGERPRINT: parts.splits.fingerprint}
+        found = {
+            **_hardware(parts),
+            **_subject(parts),
+            run.DATA_FINGERPRINT: parts.splits.fingerprint,
+        }
         durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**found))
     if not (folder / run.CONFIG).exists():
         durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
@@ -50,6 +54,15 @@ def _hardware(parts: Assembly) -> dict[str, Any]:
     }
 
 
+def _subject(parts: Assembly) -> dict[str, Any]:
+    """What the model is fed, and the hashes of the files that components come from."""
+    return {
+        "input": list(parts.input.shape),
+        "classes": parts.input.classes,
+        "files": registry.file_hashes(parts.config.components()),
+    }
+
+
 def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -63,9 +76,9 @@ def changes(folder: Path, parts: Assembly) -> Iterator[str]:
     before = run.read_environment(folder)
     if before is None:
         return
-    now = {**run.describe_environment(), **_hardware(parts)}
-    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
-        if before.get(key) != now[key]:
+    now = {**run.describe_environment(), **_hardware(parts), **_subject(parts)}
+    for key in ("python", "versions", "plugins", "files", "device_name", "threads", "precision"):
+        if before.get(key, {}) != now[key]:
             yield (
                 f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
                 "its last digits may differ from an unbroken run's"

@@ -1,0 +1,136 @@
+"""Which modules are being called during one forward pass, and what they returned.
+
+A dispatch mode sees an operation and does not know where in the model it stands; this does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        name: its dotted name, empty for the model; of several names the one below its caller.
+        module: what was called.
+        number: how often it was called before in this pass, under any name.
+        depth: how many calls stand around it.
+        inputs: the shapes of the tensors in its positional arguments.
+    """
+
+    name: str
+    module: nn.Module
+    number: int
+    depth: int
+    inputs: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A call that is over.
+
+    Attributes:
+        call: which one.
+        shapes: of each tensor that it returned, in order, however they are nested.
+    """
+
+    call: Call
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Calls:
+    """The calls of one forward pass.
+
+    Attributes:
+        stack: the calls that are going on, the outermost first.
+        returned: those that are over, in the order in which they ended.
+    """
+
+    stack: list[Call] = field(default_factory=list[Call])
+    returned: list[Returned] = field(default_factory=list[Returned])
+
+    @property
+    def current(self) -> str:
+        """The name of the innermost module that is being called; empty for the model itself."""
+        return self.stack[-1].name if self.stack else ""
+
+
+def names(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
+    """Every module with all of its dotted names, in the order of `named_modules`."""
+    found: dict[nn.Module, tuple[str, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found[module] = (*found.get(module, ()), name)
+    return found
+
+
+@contextlib.contextmanager
+def watch_calls(
+    model: nn.Module, on_return: Callable[[Call, Any], None] | None = None
+) -> Generator[Calls]:
+    """Know which modules are being called while the model runs inside this context.
+
+    Hooks are put on every module and taken off again. They also keep torch from replacing a
+    transformer layer by its fused kernel, which calls no module.
+
+    Args:
+        model: what will be called.
+        on_return: told each call as it ends, with what it returned, while it is still on the stack.
+    """
+    known, calls, counts = names(model), Calls(), dict[nn.Module, int]()
+
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        name = _name_below(known[module], calls.current)
+        shapes = _shapes(arguments)
+        calls.stack.append(Call(name, module, counts.get(module, 0), len(calls.stack), shapes))
+        counts[module] = counts.get(module, 0) + 1
+
+    def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        call = calls.stack[-1]
+        calls.returned.append(Returned(call, _shapes(output)))
+        if on_return is not None:
+            on_return(call, output)
+        calls.stack.pop()
+
+    with contextlib.ExitStack() as hooks:
+        for module in known:
+            for handle in (
+                module.register_forward_pre_hook(enter, prepend=True),
+                module.register_forward_hook(leave),
+            ):
+                hooks.callback(handle.remove)
+        yield calls
+
+
+def _name_below(candidates: tuple[str, ...], caller: str) -> str:
+    """Of a module's names the one below the module that calls it, else the first."""
+    if len(candidates) == 1:
+        return candidates[0]
+    prefix = f"{caller}." if caller else ""
+    return next((name for name in candidates if name.startswith(prefix)), candidates[0])
+
+
+def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors_of(values))
+
+
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a module returned: a tensor, or any nest of containers."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors_of(value)
+    elif isinstance(output, list | tuple | set):
+        for value in output:
+            yield from tensors_of(value)
+    elif is_dataclass(output) and not isinstance(output, type):
+        for member in fields(output):
+            yield from tensors_of(getattr(output, member.name))

@@ -1,0 +1,194 @@
+"""What is analysed: a spec, a run or a function of a file becomes a model on the meta device.
+
+Nothing is allocated and no weights are read. What is wrong with the command line is found before
+torch is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import inspect
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import registry, run
+from rdfia_cli.config import ComponentConfig, resolve_component
+from rdfia_cli.errors import ComponentError, UsageError, nearest
+from rdfia_cli.spec import InputSpec, MadeFor, parse_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+USUAL = InputSpec((3, 224, 224), 1000)
+"""What a model is fed that tells nothing about it: ImageNet's images and classes."""
+
+WITHOUT = frozenset({"pretrained", "weights"})
+"""Keywords of builders that say where weights come from, which no analysis here needs."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model that is asked for, checked but not built.
+
+    Attributes:
+        label: how it was asked for.
+        chosen: the component and its hyper-parameters.
+        shape: what it is to be fed, without the batch axis; None for the model's own.
+        classes: how many classes it is to tell apart; None for the model's own.
+    """
+
+    label: str
+    chosen: ComponentConfig
+    shape: tuple[int, ...] | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to look into.
+
+    Attributes:
+        label: how it was asked for.
+        model: on the meta device, in evaluation mode.
+        input: what it is fed.
+        component: what it was built by.
+    """
+
+    label: str
+    model: nn.Module
+    input: InputSpec
+    component: registry.Component
+
+    def naming(self) -> contextlib.AbstractContextManager[None]:
+        """Name the model's component in whatever it raises when it is called."""
+        return registry.naming(self.component, f"fails on inputs of shape {self.input.shape}")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape of one example as `--input` gives it: CxHxW, or F for points.
+
+    Raises:
+        UsageError: it is none.
+    """
+    sizes = text.lower().split("x")
+    if not all(re.fullmatch(r"\d+", size, re.ASCII) and int(size) for size in sizes):
+        raise UsageError(f"--input {text} is no shape", "write --input CxHxW, such as 3x224x224")
+    return tuple(int(size) for size in sizes)
+
+
+def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None = None) -> Request:
+    """Check what a MODEL argument asks for: a spec, `./file.py:function`, or a run folder.
+
+    A run's model is fed what the run fed it, unless another input is given.
+
+    Raises:
+        UsageError: a setting is wrong, or the folder holds no run.
+        ComponentError: there is no such model.
+    """
+    folder = Path(text)
+    if not _is_run(text):
+        return Request(text, resolve_component("model", text, "MODEL"), shape, classes)
+    chosen = run.load_config(folder).model
+    if shape is None or classes is None:
+        fed = _input_of_run(folder)
+        shape, classes = shape or fed.shape, classes or fed.classes
+    return Request(text, chosen, shape, classes)
+
+
+def expand(texts: Sequence[str]) -> list[str]:
+    """The models that are asked for, a pattern such as `timm/*` replaced by all that it means.
+
+    Raises:
+        UsageError: a pattern means none.
+    """
+    return [name for text in texts for name in _expand_one(text)]
+
+
+def _expand_one(text: str) -> list[str]:
+    pattern, colon, settings = text.partition(":")
+    if not re.search(r"[*?\[]", pattern) or Path(pattern).exists():
+        return [text]
+    family, slash, member = pattern.partition("/")
+    if slash:
+        component = registry.find("models", parse_spec(family))
+        known = [f"{family}/{name}" for name in registry.members(component)]
+    else:
+        known = list(registry.names("models"))
+    found = fnmatch.filter(known, pattern)
+    if not found:
+        raise UsageError(f"no model is called '{text}'", nearest(member or family, known))
+    return [f"{name}{colon}{settings}" for name in found]
+
+
+def _is_run(text: str) -> bool:
+    """Whether a folder is meant; a component's name comes first, and `./name` is the folder."""
+    return Path(text).is_dir() and not registry.claimants("models", text)
+
+
+def _input_of_run(folder: Path) -> InputSpec:
+    try:
+        stored = json.loads((folder / run.ENVIRONMENT).read_bytes())
+        return InputSpec(tuple(stored["input"]), stored["classes"])
+    except (OSError, ValueError, KeyError):
+        raise UsageError(
+            f"'{folder}' does not tell what its model is fed",
+            "it is of an older rdfia: give --input CxHxW and --classes N",
+        ) from None
+
+
+def build(asked: Request) -> Subject:
+    """Build a model on the meta device for what is asked, else for what it was made for.
+
+    Raises:
+        ComponentError: its builder fails.
+    """
+    component = registry.find("models", parse_spec(asked.chosen.name))
+    own = _own_input(registry.load(component))
+    model = None
+    if own is None:
+        model = _build_on_meta(component, asked.chosen, None)
+        own = model.made_for if isinstance(model, MadeFor) else USUAL
+    fed = InputSpec(asked.shape or own.shape, asked.classes or own.classes)
+    if model is None or asked.shape or asked.classes:
+        model = _build_on_meta(component, asked.chosen, fed)
+    return Subject(asked.label, model.eval(), fed, component)
+
+
+def _own_input(builder: Callable[..., Any]) -> InputSpec | None:
+    """The input that a builder was made for; None where only the model that it builds tells."""
+    first = next(iter(inspect.signature(builder).parameters.values()), None)
+    default = USUAL if first is None or first.default is first.empty else first.default
+    return default if isinstance(default, InputSpec) else None
+
+
+def _build_on_meta(
+    component: registry.Component, chosen: ComponentConfig, input: InputSpec | None
+) -> nn.Module:
+    """Call the builder under the meta device, else on the CPU; no generator is left changed."""
+    import torch
+
+    from rdfia_cli.analysis.blank import leaving_blank
+
+    keywords = {key: value for key, value in chosen.parameters.items() if key not in WITHOUT}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            with torch.device("meta"), leaving_blank():
+                model = registry.build(component, input, **keywords)
+        except ComponentError as error:
+            # A constructor that looks at numbers, such as RegNet's, cannot run without any.
+            if error.__cause__ is None:
+                raise
+            model = registry.build(component, input, **keywords)
+    if not isinstance(model, torch.nn.Module):
+        raise ComponentError(
+            f"{component.address} returns {type(model).__name__}, not Module",
+            "its builder breaks the contract of its group: see rdfia_cli/spec.py",
+        )
+    return model.to("meta")
