@@ -380,7 +380,10 @@ def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(instal
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("cnnn", "did you mean 'cnn'?"), ("zzz", "choose from cnn, lenet, mlp, timm, torchvision")],
+    [
+        ("cnnn", "did you mean 'cnn'?"),
+        ("zzz", "choose from cnn, lenet, mlp, timm, torchvision, vit"),
+    ],
 )
 def test_an_unknown_name_comes_with_the_nearest_or_all(name, remedy):
     with pytest.raises(ComponentError, match=f"unknown model '{name}'") as caught:
