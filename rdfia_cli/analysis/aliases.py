@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdfia_cli.analysis.intervals import NOTHING, Bounds, Field, compress, guard, separate, spread_all
+from rdfia_cli.analysis.intervals import (
+    NOTHING,
+    Bounds,
+    Field,
+    compress,
+    guard,
+    separate,
+    spread_all,
+)
 
 
 class Aliases:
@@ -21,7 +29,7 @@ class Aliases:
 
     def add(self, tensor: Tensor) -> None:
         """Remember a tensor for as long as it lives."""
-        key = tensor.untyped_storage()._cdata
+        key = _memory(tensor)
         kept = [
             ref
             for ref in self._living.get(key, ())
@@ -31,9 +39,14 @@ class Aliases:
 
     def others(self, tensor: Tensor) -> Iterator[Tensor]:
         """The other tensors that share a tensor's storage."""
-        for ref in self._living.get(tensor.untyped_storage()._cdata, ()):
+        for ref in self._living.get(_memory(tensor), ()):
             if (other := ref()) is not None and other is not tensor:
                 yield other
+
+
+def _memory(tensor: Tensor) -> int:
+    """Which storage a tensor stands in; on the meta device storages have no address."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
 def write_through(
@@ -53,8 +66,15 @@ def write_through(
         places = _places(tensor)
         for plane, bounds in zip(memory, spread_all(separate(found)), strict=True):
             plane[:, places] = bounds
-    return {t: _read(memory, t, written if f.mixed < written.mixed else f, f.approximations
-                     | written.approximations) for t, f in others}
+    return {
+        t: _read(
+            memory,
+            t,
+            written if f.mixed < written.mixed else f,
+            f.approximations | written.approximations,
+        )
+        for t, f in others
+    }
 
 
 def _read(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bounds: TypeAlias = NDArray[np.int32]
-"""(2, *shape) int32, every axis after the first as long as the tensor's or 1: [lowest, -highest]."""
+"""(2, *shape) int32: lowest and negated highest; an axis is as long as the tensor's, or 1."""
 
 NOTHING = 2**30
 """Both bounds of an element that does not depend on the input: its lowest exceeds its highest."""
@@ -81,9 +81,7 @@ def whole_image(
 ) -> Field:
     """The field of a tensor whose elements may depend on everything."""
     ones = (1,) * len(shape)
-    rows, columns = (
-        np.array([0, 1 - size], dtype=np.int32).reshape(2, *ones) for size in image
-    )
+    rows, columns = (np.array([0, 1 - size], dtype=np.int32).reshape(2, *ones) for size in image)
     return Field(tuple(shape), rows, columns, image, frozenset(approximations), mixed=True)
 
 
@@ -118,13 +116,13 @@ def _minimum(arrays: Sequence[Bounds]) -> Bounds:
     return result
 
 
-def guard(lengths: Sequence[int]) -> None:
+def guard(lengths: Sequence[int], largest: int = LARGEST) -> None:
     """Refuse an array that would take too much memory.
 
     Raises:
         TooLargeError: it would.
     """
-    if int(np.prod(lengths, dtype=np.int64)) > LARGEST:
+    if int(np.prod(lengths, dtype=np.int64)) > largest:
         raise TooLargeError(f"an array of {tuple(lengths)}")
 
 
@@ -241,9 +239,7 @@ def spread(array: Bounds, axis: int, size: int) -> Bounds:
 def spread_all(field: Field) -> tuple[Bounds, Bounds]:
     """The bounds of every single element: rows and columns, each (2, *shape)."""
     guard((2, *field.shape))
-    rows, columns = (
-        np.broadcast_to(a, (2, *field.shape)) for a in (field.rows, field.columns)
-    )
+    rows, columns = (np.broadcast_to(a, (2, *field.shape)) for a in (field.rows, field.columns))
     return rows, columns
 
 

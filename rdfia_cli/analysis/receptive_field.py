@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
 from rdfia_cli.analysis.intervals import Field, TooLargeError, field_of_image, nothing
@@ -23,7 +23,6 @@ class Output(Generic[Kept]):
     Attributes:
         name, number: of the call, and how often the module was called before.
         kind: the module's class.
-        depth: how many calls stood around it.
         part: which of several tensors; 0 where there is one.
         parts: how many tensors there were.
         is_leaf: the module has no modules inside.
@@ -34,7 +33,6 @@ class Output(Generic[Kept]):
     name: str
     number: int
     kind: str
-    depth: int
     part: int
     parts: int
     is_leaf: bool
@@ -60,9 +58,49 @@ class Pass(Generic[Kept]):
     failure: Exception | None
 
 
-def run_pass(
-    model: nn.Module, shape: tuple[int, ...], keep: Callable[[Field], Kept]
-) -> Pass[Kept]:
+class Journal(Generic[Kept]):
+    """The outputs of calls, put in the order in which the calls began.
+
+    Args:
+        keep: what to keep of each field.
+    """
+
+    def __init__(self, keep: Callable[[Field], Kept]) -> None:
+        self._keep = keep
+        self._over: dict[int, list[Output[Kept]]] = {}
+        self._kept: tuple[Field, Kept] | None = None
+
+    @property
+    def outputs(self) -> tuple[Output[Kept], ...]:
+        """What was added; calls that never ended are missing, those inside them are not."""
+        return tuple(output for depth in sorted(self._over) for output in self._over[depth])
+
+    def add(self, call: Call, returned: Sequence[tuple[Tensor, Field]]) -> None:
+        """Note a call that has ended, before the calls inside it, which ended earlier."""
+        inside = self._over.pop(call.depth + 1, [])
+        own = [
+            Output(
+                name=call.name,
+                number=call.number,
+                kind=type(call.module).__name__,
+                part=part,
+                parts=len(returned),
+                is_leaf=next(call.module.children(), None) is None,
+                shape=tuple(tensor.shape),
+                kept=self._once(found),
+            )
+            for part, (tensor, found) in enumerate(returned)
+        ]
+        self._over.setdefault(call.depth, []).extend([*own, *inside])
+
+    def _once(self, found: Field) -> Kept:
+        """Containers and activations return fields that were looked at just before."""
+        if self._kept is None or self._kept[0] is not found:
+            self._kept = found, self._keep(found)
+        return self._kept[1]
+
+
+def run_pass(model: nn.Module, shape: tuple[int, ...], keep: Callable[[Field], Kept]) -> Pass[Kept]:
     """Run a model once on the meta device and look at the field of every module's output.
 
     Args:
@@ -70,29 +108,13 @@ def run_pass(
         shape: of one input: (C, H, W), or (F,) for points.
         keep: what to keep of each field.
     """
-    outputs: list[Output[Kept]] = []
-    image = (shape[-2], shape[-1]) if len(shape) > 1 else (1, shape[-1])
-    tracker = Tracker(image)
+    *_, height, width = (1, *shape)
+    image = (height, width)
+    tracker, journal = Tracker(image), Journal(keep)
 
     def note(call: Call, returned: Any) -> None:
         tensors = list(tensors_of(returned))
-        place = len(outputs)
-        while place and outputs[place - 1].depth > call.depth:
-            place -= 1
-        outputs[place:place] = [
-            Output(
-                call.name,
-                call.number,
-                type(call.module).__name__,
-                call.depth,
-                part,
-                len(tensors),
-                next(call.module.children(), None) is None,
-                tuple(tensor.shape),
-                keep(tracker.field(tensor) or nothing(tensor.shape, image)),
-            )
-            for part, tensor in enumerate(tensors)
-        ]
+        journal.add(call, [(t, tracker.field(t) or nothing(t.shape, image)) for t in tensors])
 
     failure: Exception | None = None
     with torch.inference_mode(), watch_calls(model, note):
@@ -103,4 +125,4 @@ def run_pass(
                 model(images)
         except (RuntimeError, ValueError, AssertionError, TypeError, TooLargeError) as error:
             failure = error
-    return Pass(tuple(outputs), failure)
+    return Pass(journal.outputs, failure)

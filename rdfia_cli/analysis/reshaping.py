@@ -9,6 +9,9 @@ import numpy as np
 
 from rdfia_cli.analysis.intervals import Bounds, Field, compress, everything, guard, separate
 
+LARGEST_MERGED = 2**21
+"""The most numbers for axes that are written out into one: a flattened canvas is not worth more."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -35,12 +38,11 @@ def groups(before: Sequence[int], after: Sequence[int]) -> Iterator[Group]:
                 left, i = left * before[i], i + 1
             elif j < len(after) and (right < left or j == start_j):
                 right, j = right * after[j], j + 1
-            if left == right and (i > start_i or i == len(before)):
-                if j > start_j or j == len(after):
-                    break
-        axes = tuple(range(start_i, i)), tuple(range(start_j, j))
-        longer = [sum(shape[k] > 1 for k in side) for shape, side in zip((before, after), axes)]
-        yield Group(*axes, is_plain=max(longer, default=0) <= 1)
+            has_both = (i > start_i or i == len(before)) and (j > start_j or j == len(after))
+            if left == right and has_both:
+                break
+        longer = (sum(size > 1 for size in side) for side in (before[start_i:i], after[start_j:j]))
+        yield Group(tuple(range(start_i, i)), tuple(range(start_j, j)), max(longer) <= 1)
 
 
 def reshape(field: Field, shape: Sequence[int]) -> Field:
@@ -65,5 +67,5 @@ def _regroup(
         varies = any(array.shape[axis + 1] > 1 for axis in group.before)
         source += [before[axis] if varies else 1 for axis in group.before]
         target += [after[axis] if varies else 1 for axis in group.after]
-    guard(source)
+    guard(source, LARGEST_MERGED)
     return np.broadcast_to(array, source).reshape(target)

@@ -128,7 +128,7 @@ def _vector_product(operation: Operation) -> Field:
 
 
 def _add_product(operation: Operation) -> Field:
-    """addmm and its like: a matrix product and what it is added to."""
+    """Addmm and its like: a matrix product and what it is added to."""
     names = ("mat1", "mat2") if "mat1" in operation.arguments else ("batch1", "batch2")
     left, right = (operation.field(name) for name in names)
     parts = [product(left, right, operation.shape)] if left or right else []
@@ -183,9 +183,15 @@ def _attention(operation: Operation) -> Field:
     parts = [reduce(query, [-1]), keys, values]
     if (mask := operation.field("attn_mask")) is not None:
         parts.append(reduce(mask, [-1]))
-    found = union(operation.shape, [replace(part, shape=operation.shape) if
-                                    len(part.shape) == len(operation.shape) else part
-                                    for part in parts])
+    found = union(
+        operation.shape,
+        [
+            replace(part, shape=operation.shape)
+            if len(part.shape) == len(operation.shape)
+            else part
+            for part in parts
+        ],
+    )
     if not operation.arguments.get("is_causal"):
         return found
     return replace(found, approximations=found.approximations | {"causal attention"})

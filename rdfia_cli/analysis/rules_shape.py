@@ -82,7 +82,8 @@ def _pick(field: Field, axis: int, index: int) -> Field:
     shape = field.shape[:axis] + field.shape[axis + 1 :]
 
     def pick(array: Bounds) -> Bounds:
-        return array.take(index if array.shape[axis + 1] > 1 else 0, axis=axis + 1)
+        one = [index if array.shape[axis + 1] > 1 else 0]
+        return array.take(one, axis=axis + 1).squeeze(axis + 1)
 
     return field.map(shape, pick)
 
@@ -110,7 +111,7 @@ def concatenate(fields: Sequence[Field], axis: int, shape: Sequence[int]) -> Fie
     """The field of tensors that are put one after another along an axis."""
     if len({field.shape[axis] for field in fields}) > 1 or len(set(fields)) > 1:
         fields = [separate(field) for field in fields]
-    joined = Field(
+    return Field(
         tuple(shape),
         _concatenate([field.rows for field in fields], axis, fields),
         _concatenate([field.columns for field in fields], axis, fields),
@@ -118,7 +119,6 @@ def concatenate(fields: Sequence[Field], axis: int, shape: Sequence[int]) -> Fie
         frozenset[str]().union(*(field.approximations for field in fields)),
         any(field.mixed for field in fields),
     )
-    return joined
 
 
 def _concatenate(arrays: Sequence[Bounds], axis: int, fields: Sequence[Field]) -> Bounds:
@@ -183,8 +183,12 @@ def _roll(operation: Operation) -> Field | list[Field]:
 
 
 def _flip(operation: Operation) -> Field:
-    axes = [axis + 1 if axis >= 0 else axis for axis in operation.arguments["dims"]]
-    return operation.input.map(operation.shape, lambda a: np.flip(a, axes))
+    axes = tuple(axis + 1 if axis >= 0 else axis for axis in operation.arguments["dims"])
+
+    def flip(array: Bounds) -> Bounds:
+        return np.flip(array, axes)
+
+    return operation.input.map(operation.shape, flip)
 
 
 def _pad(operation: Operation) -> Field:
@@ -282,8 +286,10 @@ def _index(operation: Operation) -> Field:
     if not chosen_by:
         return found
     lead = len(operation.shape) - before - rank
-    wide = [f.map((*f.shape, *(1,) * lead), lambda a: a.reshape(*a.shape, *(1,) * lead))
-            for f in chosen_by]
+    wide = [
+        f.map((*f.shape, *(1,) * lead), lambda a: a.reshape(*a.shape, *(1,) * lead))
+        for f in chosen_by
+    ]
     return union(operation.shape, [found, *wide])
 
 

@@ -19,7 +19,6 @@ from rdfia_cli.analysis.intervals import (
     compress,
     reduce,
     separate,
-    spread,
     spread_all,
     union,
 )
@@ -138,7 +137,9 @@ def _pool(operation: Operation) -> Field:
             field.shape[axis],
             operation.shape[axis],
         )
-        field = _along(field, axis, window.outputs, partial(windows.slide, axis=axis, window=window))
+        field = _along(
+            field, axis, window.outputs, partial(windows.slide, axis=axis, window=window)
+        )
     return field
 
 
@@ -280,8 +281,7 @@ def _sample(operation: Operation) -> Field:
     parts = [replace(anywhere, shape=(*anywhere.shape[:2], *operation.shape[2:]))]
     if (grid := operation.field("grid")) is not None:
         one = reduce(grid, [-1])
-        parts.append(one.map((one.shape[0], 1, *one.shape[1:-1]),
-                             lambda a: a[..., 0][:, :, None]))
+        parts.append(one.map((one.shape[0], 1, *one.shape[1:-1]), lambda a: a[..., 0][:, :, None]))
     return union(operation.shape, parts)
 
 
