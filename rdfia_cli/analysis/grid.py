@@ -23,6 +23,8 @@ class Grid:
         columns: (2, h or 1, w) int32 bounds of its columns.
         size: (h, w) of the output; None where its elements stand in no grid of rows and columns,
             and the bounds are those of the element in the middle.
+        axes: the tensor's axes of rows and columns, or its one axis of tokens; none without a grid.
+        lead: tokens that stand before the grid, such as a class token.
         image: height and width of the input.
         down, across: size, stride and padding along rows and along columns.
         smallest, largest: height and width of the smallest and of the largest field of any element.
@@ -34,6 +36,8 @@ class Grid:
     rows: Bounds
     columns: Bounds
     size: tuple[int, int] | None
+    axes: tuple[int, ...]
+    lead: int
     image: tuple[int, int]
     down: Measure
     across: Measure
@@ -72,16 +76,27 @@ def lay_out(field: Field) -> Grid:
     if axes is not None and (joined := _join_channels(field, axes, rows | columns)) is not None:
         shape = (joined.shape[axes[0]], joined.shape[axes[1]])
         planes = (_plane(array, axes) for array in (joined.rows, joined.columns))
-        return _grid(joined, *planes, size=shape)
+        return _grid(joined, *planes, size=shape, axes=axes)
     if axes is None and len(rows | columns) == 1:
         tokens = _unfold_tokens(field, *(rows | columns))
         if tokens is not None:
-            return _grid(field, *tokens, size=(tokens[0].shape[1], tokens[1].shape[2]))
+            down, across = tokens
+            size = (down.shape[1], across.shape[2])
+            (axis,) = rows | columns
+            lead = field.shape[axis] - size[0] * size[1]
+            return _grid(field, down, across, size=size, axes=(axis,), lead=lead)
     middle = (_middle(array, field.shape) for array in (field.rows, field.columns))
     return _grid(field, *middle, size=None)
 
 
-def _grid(field: Field, rows: Bounds, columns: Bounds, size: tuple[int, int] | None) -> Grid:
+def _grid(
+    field: Field,
+    rows: Bounds,
+    columns: Bounds,
+    size: tuple[int, int] | None,
+    axes: tuple[int, ...] = (),
+    lead: int = 0,
+) -> Grid:
     source = (rows, columns) if size else (field.rows, field.columns)
     extents = [_extents(array) for array in source]
     height, width = size or (1, 1)
@@ -89,6 +104,8 @@ def _grid(field: Field, rows: Bounds, columns: Bounds, size: tuple[int, int] | N
         rows=rows,
         columns=columns,
         size=size,
+        axes=axes,
+        lead=lead,
         image=field.image,
         down=measure(rows, height, field.image[0]),
         across=measure(columns.transpose(0, 2, 1), width, field.image[1]),

@@ -29,7 +29,9 @@ class Layer:
     Attributes:
         name: the module's, with the number of the tensor where it returns several.
         kind: its class.
+        module: its name without that number.
         call: how often it was called before in one forward pass.
+        part: the number of the tensor.
         is_leaf: it has no modules inside.
         output: the shape of the tensor, with a batch of 1.
         rows, columns: size, stride and padding of the field.
@@ -44,7 +46,9 @@ class Layer:
 
     name: str
     kind: str
+    module: str
     call: int
+    part: int
     is_leaf: bool
     output: tuple[int, ...]
     rows: Measure
@@ -175,7 +179,9 @@ def _layer(own: Output[Grid], grid: Grid) -> Layer:
     return Layer(
         name=own.name + (f"[{own.part}]" if own.parts > 1 else ""),
         kind=own.kind,
+        module=own.name,
         call=own.number,
+        part=own.part,
         is_leaf=own.is_leaf,
         output=own.shape,
         rows=rows,
