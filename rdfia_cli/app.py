@@ -10,8 +10,8 @@ import typer
 from rdfia_cli import __version__, console
 
 EPILOG = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 4 component missing or broken, 5 diverged, "
-    "75 stopped after a checkpoint."
+    "Exit codes: 0 done, 1 failed, 2 usage, 4 component missing or broken, 5 diverged or beyond "
+    "a limit, 75 stopped after a checkpoint."
 )
 
 app = typer.Typer(
@@ -330,6 +330,74 @@ def augment(
 ) -> None:
     """Draw a grid of augmented samples."""
     from rdfia_cli.commands import augment as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command("param-count")
+def param_count(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Models, patterns such as 'timm/*', run folders, or ./file.py:function.",
+            autocompletion=_complete("models"),  # pyright: ignore
+            show_default=False,
+        ),
+    ],
+    input: Annotated[
+        str | None,
+        _setting("--input", metavar="CxHxW", help="What is fed. (default the model's own)"),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes", metavar="N", min=1, help="The classes. (default the model's own)"
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="The examples of the forward pass.")
+    ] = 1,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            metavar="N",
+            min=0,
+            help="Fold what lies deeper. (default 2 for the tree, all for --json)",
+        ),
+    ] = None,
+    convention: Annotated[
+        str,
+        typer.Option(
+            "--convention", metavar="C", help="macs, or fvcore, which adds norms and resampling."
+        ),
+    ] = "macs",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Each layer's formula, with the numbers filled in.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        _setting(
+            "--data",
+            metavar="D",
+            help="Feed what the dataset has, count its images.",
+            group="datasets",
+        ),
+    ] = None,
+    max_parameters: Annotated[
+        str | None,
+        _setting("--max-parameters", metavar="N", help="Exit with 5 above it; such as 5M."),
+    ] = None,
+    max_macs: Annotated[
+        str | None, _setting("--max-macs", metavar="N", help="Exit with 5 above it; such as 1G.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Count parameters, multiply-accumulates and memory, layer by layer."""
+    from rdfia_cli.commands import param_count as command
 
     raise typer.Exit(console.call(command.run, ctx.params))
 

@@ -4,6 +4,7 @@ RdfiaError            1   the run failed
 ├── UsageError        2   a flag, a key, a value or a file that the user gave
 ├── ComponentError    4   a component is missing, broken or incompatible
 ├── DivergedError     5   the loss became NaN or infinite
+├── GateError         5   a result is beyond a limit that the user set
 └── PreemptedError   75   stopped after a checkpoint; the same command goes on
 
 An error is raised where its cause is known and becomes words once, in `console`.
@@ -50,6 +51,13 @@ class DivergedError(RdfiaError):
 
     exit_code = 5
     kind = "diverged"
+
+
+class GateError(RdfiaError):
+    """A result is beyond a limit that the user set."""
+
+    exit_code = 5
+    kind = "gate"
 
 
 class PreemptedError(RdfiaError):

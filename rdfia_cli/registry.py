@@ -317,6 +317,22 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
         return builder(*arguments, **keywords)
 
 
+def members(component: Component) -> tuple[str, ...]:
+    """The names of a family's members, which the module of its builder tells by `variants()`.
+
+    Raises:
+        ComponentError: it is no family, or does not tell.
+    """
+    builder = load(component)
+    variants = getattr(sys.modules[builder.__module__], "variants", None)
+    if variants is None:
+        raise ComponentError(
+            f"{component.address} does not tell its members", "write the names that you mean"
+        )
+    with naming(component, "cannot list its members"):
+        return tuple(variants())
+
+
 def listing(*, check: bool = False) -> tuple[Listing, ...]:
     """Every component with its state.
 

@@ -22,12 +22,14 @@ class Call:
         module: what was called.
         number: how often it was called before in this pass, under any name.
         depth: how many calls stand around it.
+        inputs: the shapes of the tensors in its positional arguments.
     """
 
     name: str
     module: nn.Module
     number: int
     depth: int
+    inputs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,13 @@ def watch_calls(
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         name = _name_below(known[module], calls.current)
-        calls.stack.append(Call(name, module, counts.get(module, 0), len(calls.stack)))
+        shapes = _shapes(arguments)
+        calls.stack.append(Call(name, module, counts.get(module, 0), len(calls.stack), shapes))
         counts[module] = counts.get(module, 0) + 1
 
     def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         call = calls.stack[-1]
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors_of(output))
-        calls.returned.append(Returned(call, shapes))
+        calls.returned.append(Returned(call, _shapes(output)))
         if on_return is not None:
             on_return(call, output)
         calls.stack.pop()
@@ -113,6 +115,10 @@ def _name_below(candidates: tuple[str, ...], caller: str) -> str:
         return candidates[0]
     prefix = f"{caller}." if caller else ""
     return next((name for name in candidates if name.startswith(prefix)), candidates[0])
+
+
+def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors_of(values))
 
 
 def tensors_of(output: Any) -> Iterator[Tensor]:

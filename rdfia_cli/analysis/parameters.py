@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from rdfia_cli.analysis.counting import Ledger, Tally, count_pass
+from rdfia_cli.analysis.operations import Convention
 from rdfia_cli.spec import InputSpec
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,173 @@ class Cost:
     macs: int
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A module and what it costs by itself, without the modules below it: layers add up.
+
+    Attributes:
+        name: its dotted name, empty for the model itself.
+        type: the name of its class.
+        inputs, outputs: the shapes of its last call; none where it was not called.
+        weights, biases: its parameters; a parameter that stands in several modules counts in the
+            first. Biases are vectors that say so by name.
+        trainable: the parameters that learn.
+        buffers: the elements of its buffers.
+        macs, others, activations: see `operations.Work`.
+        shared: the name under which its parameters were counted before, or None.
+    """
+
+    name: str
+    type: str
+    inputs: Shapes = ()
+    outputs: Shapes = ()
+    weights: int = 0
+    biases: int = 0
+    trainable: int = 0
+    buffers: int = 0
+    macs: int = 0
+    others: int = 0
+    activations: int = 0
+    shared: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.weights + self.biases
+
+    @property
+    def flops(self) -> int:
+        """A multiply-accumulate is two operations; the others count as one an element."""
+        return 2 * self.macs + self.others
+
+    @property
+    def depth(self) -> int:
+        """How many modules stand above it."""
+        return self.name.count(".") + 1 if self.name else 0
+
+
+FIGURES = ("weights", "biases", "trainable", "buffers", "macs", "others", "activations")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model costs, layer by layer.
+
+    Attributes:
+        layers: every module that was called or has parameters, in the order of their names.
+        total: the sums.
+        uncounted: how often each operation ran whose arithmetic nobody knows.
+        saved: bytes that autograd keeps for the backward pass; see `counting.Ledger`.
+    """
+
+    layers: tuple[Layer, ...]
+    total: Layer
+    uncounted: Mapping[str, int]
+    saved: Mapping[int, int]
+
+
 def count(model: nn.Module, input: InputSpec) -> Cost:
     """Count a model without computing anything: nothing is allocated."""
-    shadow = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, *input.shape, device="meta"))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, counter.get_total_flops() // 2)
+    total = measure(model, input).total
+    return Cost(total.parameters, total.macs)
+
+
+def measure(
+    model: nn.Module, input: InputSpec, *, batch: int = 1, convention: Convention = "macs"
+) -> Costs:
+    """Count a model layer by layer, as it is for inference.
+
+    Args:
+        model: anywhere; it is left as it is.
+        input: what it is fed.
+        batch: the examples of the forward pass.
+        convention: whether norms and resampling are multiply-accumulates, as fvcore has it.
+    """
+    shadow = _shadow(model).eval()
+    with torch.enable_grad():
+        ledger = count_pass(
+            shadow, torch.empty(batch, *input.shape, device="meta"), convention=convention
+        )
+    layers = tuple(_layers(shadow, ledger))
+    total = _sum(Layer("", type(model).__name__), layers)
+    return Costs(layers, total, dict(ledger.uncounted), ledger.saved)
+
+
+def _shadow(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, made without copying a tensor."""
+    copies: dict[int, Any] = {}
+    for parameter in model.parameters():
+        blank = torch.empty_like(parameter, device="meta")
+        copies[id(parameter)] = nn.Parameter(blank, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        copies[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, copies)
+
+
+def _layers(model: nn.Module, ledger: Ledger) -> Iterator[Layer]:
+    counted: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        tally = ledger.tallies.get(name, Tally())
+        own = list(module.named_parameters(recurse=False, remove_duplicate=False))
+        shared = next((counted[id(p)] for _, p in own if id(p) in counted), None)
+        fresh = {id(p): (key, p) for key, p in own if id(p) not in counted}
+        buffers = {id(b): b for b in module.buffers(recurse=False) if id(b) not in counted}
+        counted.update(dict.fromkeys((*fresh, *buffers), name))
+        biases = sum(p.numel() for key, p in fresh.values() if _is_bias(key, p))
+        parameters = sum(p.numel() for _, p in fresh.values())
+        layer = Layer(
+            name=name,
+            type=type(module).__name__,
+            inputs=tally.inputs,
+            outputs=tally.outputs,
+            weights=parameters - biases,
+            biases=biases,
+            trainable=sum(p.numel() for _, p in fresh.values() if p.requires_grad),
+            buffers=sum(buffer.numel() for buffer in buffers.values()),
+            macs=tally.macs,
+            others=tally.others,
+            activations=tally.activations,
+            shared=shared,
+        )
+        # The model itself has a line where it does something besides calling its modules.
+        if name or any(getattr(layer, key) for key in FIGURES):
+            yield layer
+
+
+def _is_bias(name: str, parameter: nn.Parameter) -> bool:
+    return "bias" in name and parameter.ndim <= 1
+
+
+def _sum(head: Layer, layers: tuple[Layer, ...]) -> Layer:
+    """The figures of some layers in one."""
+    return replace(head, **{key: sum(getattr(layer, key) for layer in layers) for key in FIGURES})
+
+
+def fold(costs: Costs, depth: int | None) -> tuple[Layer, ...]:
+    """The layers down to a depth, those of the last one with all that stands below them.
+
+    Their figures still add up to the total.
+    """
+    if depth is None:
+        return costs.layers
+    groups: dict[str, list[Layer]] = {}
+    for layer in costs.layers:
+        name = ".".join(layer.name.split(".")[:depth]) if depth else ""
+        groups.setdefault(name, []).append(layer)
+    heads = {layer.name: layer for layer in costs.layers}
+    return tuple(
+        _sum(heads.get(name, replace(costs.total, outputs=())), tuple(members))
+        for name, members in groups.items()
+    )
+
+
+def subtrees(costs: Costs, depth: int) -> tuple[Layer, ...]:
+    """The layers down to a depth, each with all that stands below it."""
+    shown = [layer for layer in costs.layers if layer.depth <= depth and layer.name]
+    return tuple(
+        _sum(
+            head,
+            tuple(x for x in costs.layers if f"{x.name}.".startswith(f"{head.name}.")),
+        )
+        for head in shown
+    )

@@ -6,6 +6,8 @@ torch is imported.
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import inspect
 import json
 import re
@@ -15,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import registry, run
 from rdfia_cli.config import ComponentConfig, resolve_component
-from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.errors import ComponentError, UsageError, nearest
 from rdfia_cli.spec import InputSpec, MadeFor, parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -39,12 +41,14 @@ class Request:
         chosen: the component and its hyper-parameters.
         shape: what it is to be fed, without the batch axis; None for the model's own.
         classes: how many classes it is to tell apart; None for the model's own.
+        folder: of the run that is meant, if one is.
     """
 
     label: str
     chosen: ComponentConfig
     shape: tuple[int, ...] | None = None
     classes: int | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,17 @@ class Subject:
         label: how it was asked for.
         model: on the meta device, in evaluation mode.
         input: what it is fed.
+        component: what it was built by.
     """
 
     label: str
     model: nn.Module
     input: InputSpec
+    component: registry.Component
+
+    def naming(self) -> contextlib.AbstractContextManager[None]:
+        """Name the model's component in whatever it raises when it is called."""
+        return registry.naming(self.component, f"fails on inputs of shape {self.input.shape}")
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -90,7 +100,32 @@ def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None
     if shape is None or classes is None:
         fed = _input_of_run(folder)
         shape, classes = shape or fed.shape, classes or fed.classes
-    return Request(text, chosen, shape, classes)
+    return Request(text, chosen, shape, classes, folder)
+
+
+def expand(texts: Sequence[str]) -> list[str]:
+    """The models that are asked for, a pattern such as `timm/*` replaced by all that it means.
+
+    Raises:
+        UsageError: a pattern means none.
+    """
+    return [name for text in texts for name in _expand_one(text)]
+
+
+def _expand_one(text: str) -> list[str]:
+    pattern, colon, settings = text.partition(":")
+    if not re.search(r"[*?\[]", pattern) or Path(pattern).exists():
+        return [text]
+    family, slash, member = pattern.partition("/")
+    if slash:
+        component = registry.find("models", parse_spec(family))
+        known = [f"{family}/{name}" for name in registry.members(component)]
+    else:
+        known = list(registry.names("models"))
+    found = fnmatch.filter(known, pattern)
+    if not found:
+        raise UsageError(f"no model is called '{text}'", nearest(member or family, known))
+    return [f"{name}{colon}{settings}" for name in found]
 
 
 def _is_run(text: str) -> bool:
@@ -124,7 +159,7 @@ def build(asked: Request) -> Subject:
     fed = InputSpec(asked.shape or own.shape, asked.classes or own.classes)
     if model is None or asked.shape or asked.classes:
         model = _build_on_meta(component, asked.chosen, fed)
-    return Subject(asked.label, model.eval(), fed)
+    return Subject(asked.label, model.eval(), fed, component)
 
 
 def _own_input(builder: Callable[..., Any]) -> InputSpec | None:
@@ -140,11 +175,13 @@ def _build_on_meta(
     """Call the builder under the meta device, else on the CPU; no generator is left changed."""
     import torch
 
+    from rdfia_cli.analysis.blank import leaving_blank
+
     keywords = {key: value for key, value in chosen.parameters.items() if key not in WITHOUT}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), leaving_blank():
                 model = registry.build(component, input, **keywords)
         except ComponentError as error:
             # A constructor that looks at numbers, such as RegNet's, cannot run without any.

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def run(flags: Mapping[str, Any]) -> None:
     """Print the receptive fields of the models that the flags name, in their order."""
-    from rdfia_cli.analysis.subject import parse_shape, request
+    from rdfia_cli.analysis.subject import expand, parse_shape, request
     from rdfia_cli.report.figure import picture_path
 
     shape = parse_shape(flags["input"]) if flags["input"] else None
     position = _parse_position(flags["position"])
     plot = flags["plot"] and picture_path(flags["plot"])
-    asked = [request(model, shape, flags["classes"]) for model in flags["models"]]
+    asked = [request(model, shape, flags["classes"]) for model in expand(flags["models"])]
     if plot and len(asked) > 1:
         raise UsageError(f"--plot draws one model, not {len(asked)}", "give one MODEL")
     for each in asked:

@@ -1,0 +1,284 @@
+"""One forward pass on the meta device, each operation counted where in the model it stands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rdfia_cli.analysis.graph import Calls, watch_calls
+from rdfia_cli.analysis.operations import Convention, Work, work_of
+
+
+@dataclass
+class Tally:
+    """What was counted in one module, without the modules below it; see `Work`.
+
+    Attributes:
+        inputs, outputs: the shapes that it was given and returned, of its last call.
+        calls: how often it was called.
+    """
+
+    macs: int = 0
+    others: int = 0
+    activations: int = 0
+    calls: int = 0
+    inputs: tuple[tuple[int, ...], ...] = ()
+    outputs: tuple[tuple[int, ...], ...] = ()
+
+    def add(self, work: Work, times: int = 1) -> None:
+        """Add the work of one operation that runs so often."""
+        self.macs += times * work.macs
+        self.others += times * work.others
+        self.activations += times * work.activations
+
+
+@dataclass
+class Ledger:
+    """What was counted in one forward pass.
+
+    Attributes:
+        tallies: of each module that was called, by its dotted name; empty for the model itself.
+        uncounted: how often each operation ran whose arithmetic nobody knows.
+        saved: the bytes that the backward pass needs, without weights and buffers, by the size of
+            a floating-point element; 0 for all other types.
+    """
+
+    tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
+    uncounted: Counter[str] = field(default_factory=Counter[str])
+    saved: dict[int, int] = field(default_factory=dict[int, int])
+
+
+def count_pass(
+    model: nn.Module,
+    inputs: Tensor,
+    convention: Convention = "macs",
+    *,
+    shortcuts: bool = True,
+) -> Ledger:
+    """Call a model once and count its operations, the same on every device.
+
+    Args:
+        model: in evaluation mode, on the device of the inputs.
+        inputs: (B, C, H, W) or (B, F); on the meta device nothing is computed.
+        convention: what is a multiply-accumulate.
+        shortcuts: let frequent operations on meta tensors return their shapes at once.
+    """
+    ledger, saved = Ledger(), _SavedTensors(model)
+    with watch_calls(model) as calls, _decomposed():
+        counter = _Counter(ledger, calls, saved, convention, shortcuts=shortcuts)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor),
+            _FunctionCounter(counter),
+            counter,
+        ):
+            model(inputs)
+    ledger.saved = saved.bytes()
+    for returned in calls.returned:
+        tally = ledger.tallies.setdefault(returned.call.name, Tally())
+        tally.inputs, tally.outputs = returned.call.inputs, returned.shapes
+        tally.calls += 1
+    return ledger
+
+
+@contextlib.contextmanager
+def _decomposed() -> Generator[None]:
+    """Keep torch from its fused kernels of attention, which differ from device to device."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _SavedTensors:
+    """Adds up the storages that autograd keeps for the backward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self.kept: dict[int, tuple[Tensor, int]] = {}
+        self.times = 1
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Note a tensor; it is held, so that no other storage takes its address meanwhile."""
+        key = _storage(tensor)
+        if key not in self.own:
+            self.kept.setdefault(key, (tensor, self.times))
+        return tensor
+
+    def bytes(self) -> dict[int, int]:
+        """The bytes that are kept, by the size of a floating-point element; 0 for all others."""
+        found: dict[int, int] = {}
+        for tensor, times in self.kept.values():
+            size = tensor.element_size() if tensor.is_floating_point() else 0
+            found[size] = found.get(size, 0) + times * tensor.untyped_storage().nbytes()
+        return found
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # pyright: ignore
+
+
+class _Counter(TorchDispatchMode):
+    """Counts what reaches torch's dispatcher."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        calls: Calls,
+        saved: _SavedTensors,
+        convention: Convention,
+        *,
+        shortcuts: bool,
+    ) -> None:
+        super().__init__()
+        self.ledger, self.calls, self.saved = ledger, calls, saved
+        self.convention: Convention = convention
+        self.shortcuts = shortcuts
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        shortcut = SHORTCUTS.get(func.name()) if self.shortcuts and not kwargs else None
+        output = shortcut(func, args) if shortcut else NotImplemented
+        if output is NotImplemented:
+            output = func(*args, **(kwargs or {}))
+        work = work_of(func, args, output, self.convention)
+        if work is None:
+            self.ledger.uncounted[func.name()] += self.saved.times
+        else:
+            self.add(work)
+        return output
+
+    def add(self, work: Work) -> None:
+        """Note the work of an operation in the module that is being called."""
+        self.ledger.tallies.setdefault(self.calls.current, Tally()).add(work, self.saved.times)
+
+    @contextlib.contextmanager
+    def repeating(self, times: int) -> Generator[None]:
+        """Count everything as if it ran so often."""
+        self.saved.times *= times
+        try:
+            yield
+        finally:
+            self.saved.times //= times
+
+
+class _FunctionCounter(TorchFunctionMode):
+    """Sees composite functions before they are taken apart for the dispatcher."""
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in RECURRENCES and self.counter.shortcuts and _is_plain_recurrence(args):
+            return self._recur(func, args)
+        output = func(*args, **(kwargs or {}))
+        # To the dispatcher, pooling to one position is a mean like any other.
+        is_global = func is F.adaptive_avg_pool2d and output.shape[-2:].numel() == 1
+        if is_global and self.counter.convention == "fvcore":
+            self.counter.add(Work(macs=args[0].numel()))
+        return output
+
+    def _recur(self, func: Any, arguments: Sequence[Any]) -> Any:
+        """Count one step of a recurrent layer as many times as there are steps: all are alike."""
+        inputs, rest = arguments[0], arguments[1:]
+        axis = 1 if arguments[-1] else 0
+        steps = inputs.shape[axis]
+        with self.counter.repeating(steps):
+            output, *states = func(inputs.narrow(axis, 0, 1).clone(), *rest)
+        sizes = [steps if index == axis else -1 for index in range(output.ndim)]
+        return (output.expand(sizes).contiguous(), *states)
+
+
+RECURRENCES = frozenset(
+    getattr(torch._VF, name)  # pyright: ignore
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+)
+
+
+def _is_plain_recurrence(arguments: Sequence[Any]) -> bool:
+    """Whether the sequences are meta tensors of one length; packed ones come with their lengths."""
+    return arguments[0].is_meta and isinstance(arguments[2], list | tuple)
+
+
+def _like_first(func: Any, arguments: Sequence[Any]) -> Any:
+    first = arguments[0]
+    return torch.empty_like(first) if first.is_meta else NotImplemented
+
+
+def _itself(func: Any, arguments: Sequence[Any]) -> Any:
+    return arguments[0] if arguments[0].is_meta else NotImplemented
+
+
+def _like_both(func: Any, arguments: Sequence[Any]) -> Any:
+    """Of two operands of one type the larger one has the shape, if the other's can grow to it."""
+    first, second = arguments[:2]
+    if not isinstance(second, Tensor):
+        return _like_first(func, arguments) if first.is_floating_point() else NotImplemented
+    if first.dtype != second.dtype or not (first.is_meta and second.is_meta):
+        return NotImplemented
+    shape = torch.broadcast_shapes(first.shape, second.shape)
+    for operand in (first, second):
+        if operand.shape == shape:
+            return torch.empty_like(operand)
+    return torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def _batch_norm(func: Any, arguments: Sequence[Any]) -> Any:
+    inputs, is_training = arguments[0], arguments[5]
+    if is_training or not inputs.is_meta:
+        return NotImplemented
+    channels = inputs.shape[1]
+    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
+
+
+def _layer_norm(func: Any, arguments: Sequence[Any]) -> Any:
+    inputs, shape = arguments[:2]
+    if not inputs.is_meta or not inputs.is_contiguous():
+        return NotImplemented
+    statistics = (*inputs.shape[: inputs.ndim - len(shape)], *[1] * len(shape))
+    return (
+        torch.empty_like(inputs),
+        inputs.new_empty(statistics),
+        inputs.new_empty(statistics),
+    )
+
+
+SHORTCUTS: Mapping[str, Callable[[Any, Sequence[Any]], Any]] = {
+    **{
+        f"aten::{name}": _like_first
+        for name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "mish")
+    },
+    **{
+        f"aten::{name}_": _itself
+        for name in ("relu", "silu", "hardswish", "hardtanh", "mish", "leaky_relu", "mul.Scalar")
+    },
+    **{f"aten::{name}.Tensor": _like_both for name in ("add", "sub", "mul", "div")},
+    **{f"aten::{name}_.Tensor": _itself for name in ("add", "mul", "sub", "div")},
+    "aten::native_batch_norm": _batch_norm,
+    "aten::native_layer_norm": _layer_norm,
+}
+"""What the meta device takes long to find out: the shapes of frequent operations' results."""

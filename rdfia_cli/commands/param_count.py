@@ -1,0 +1,209 @@
+"""`rdfia param-count MODEL...`: count models, print trees, a comparison or JSON, hold limits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import console
+from rdfia_cli.errors import GateError, RdfiaError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rdfia_cli.analysis.explain import Explanation
+    from rdfia_cli.analysis.parameters import Costs, Layer
+    from rdfia_cli.analysis.subject import Request, Subject
+    from rdfia_cli.spec import InputSpec
+
+CONVENTIONS = ("macs", "fvcore")
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
+
+
+def run(flags: Mapping[str, Any]) -> int:
+    """Count what the flags say, and return the exit code.
+
+    One model that fails is the command's error; among several it stays the others' neighbour.
+    """
+    if flags["convention"] not in CONVENTIONS:
+        found = flags["convention"]
+        raise UsageError(f"unknown convention '{found}'", nearest(found, CONVENTIONS))
+    limits = {key: _limit(key, flags) for key in ("parameters", "macs")}
+    asked, images = _requests(flags)
+    contents: list[Mapping[str, Any]] = []
+    failures: list[RdfiaError] = []
+    for request in asked:
+        try:
+            content = _count(request, flags, images, show=len(asked) == 1)
+        except RdfiaError as error:
+            if len(asked) == 1:
+                raise
+            _report(error, request, as_json=flags["json"])
+            failures.append(error)
+            continue
+        failures += _beyond(content, limits)
+        contents.append({key: value for key, value in content.items() if key != "layers"})
+    if len(asked) > 1 and not flags["json"]:
+        from rdfia_cli.commands.cost_tables import print_comparison
+
+        print_comparison(contents)
+    for error in failures:
+        if isinstance(error, GateError):
+            console.report(error, as_json=False)
+    return min((error.exit_code for error in failures), default=0)
+
+
+def _requests(flags: Mapping[str, Any]) -> tuple[Sequence[Request], int | None]:
+    """The models asked for, and how many train images there are where a dataset is named."""
+    from rdfia_cli.analysis.subject import expand, parse_shape, request
+
+    shape = parse_shape(flags["input"]) if flags["input"] else None
+    classes, images = flags["classes"], None
+    if flags["data"]:
+        fed, images = _dataset(flags["data"])
+        shape, classes = shape or fed.shape, classes or fed.classes
+    return [request(text, shape, classes) for text in expand(flags["models"])], images
+
+
+def _dataset(text: str) -> tuple[InputSpec, int]:
+    """What a dataset feeds and how many train images it has, published or read."""
+    from rdfia_cli.config import resolve_component
+    from rdfia_cli.spec import parse_spec
+
+    chosen = resolve_component("data", text, "--data")
+    from rdfia_cli.analysis.explain import PUBLISHED
+
+    spec = parse_spec(text)
+    if spec.name in PUBLISHED and not spec.parameters and chosen.name == spec.name:
+        return PUBLISHED[spec.name]
+    from rdfia_cli.commands.progress import display, watch
+    from rdfia_cli.training.assembly import load_dataset
+
+    with display(quiet=False) as show:
+        splits = watch(load_dataset(chosen), show)
+    return splits.input, len(splits.train)
+
+
+def _count(
+    asked: Request, flags: Mapping[str, Any], images: int | None, *, show: bool
+) -> Mapping[str, Any]:
+    """Count one model, print what there is to print of it, and return the object that says it."""
+    from rdfia_cli.analysis.explain import explain
+    from rdfia_cli.analysis.parameters import measure
+    from rdfia_cli.analysis.subject import build
+
+    subject = build(asked)
+    with subject.naming():
+        costs = measure(
+            subject.model, subject.input, batch=flags["batch"], convention=flags["convention"]
+        )
+    explanations = list(explain(subject.model, costs)) if flags["explain"] else None
+    content = describe(subject, costs, flags, explanations, images)
+    if flags["json"]:
+        console.print_json(content)
+    elif show:
+        from rdfia_cli.commands.cost_tables import print_explanations, print_model
+
+        print_model(content, costs, 2 if flags["depth"] is None else flags["depth"])
+        if explanations is not None:
+            print_explanations(explanations, content)
+    if costs.uncounted:
+        console.warn(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
+    return content
+
+
+def describe(
+    subject: Subject,
+    costs: Costs,
+    flags: Mapping[str, Any],
+    explanations: Sequence[Explanation] | None = None,
+    images: int | None = None,
+) -> dict[str, Any]:
+    """The object `rdfia.parameters/1`; its layers are each without those below, and add up."""
+    from rdfia_cli.analysis.memory import estimate_memory
+    from rdfia_cli.analysis.parameters import fold
+
+    total = costs.total
+    content: dict[str, Any] = {
+        "schema": "rdfia.parameters/1",
+        "model": subject.label,
+        "input": list(subject.input.shape),
+        "classes": subject.input.classes,
+        "batch": flags["batch"],
+        "convention": flags["convention"],
+        **_figures(total),
+        "layers": [_describe_layer(layer) for layer in fold(costs, flags["depth"])],
+        "uncounted": dict(costs.uncounted),
+        "memory": {name: asdict(memory) for name, memory in estimate_memory(costs).items()},
+    }
+    if images is not None:
+        content |= {"images": images, "weights_per_image": total.weights / images}
+    if explanations is not None:
+        content["explanations"] = [
+            {**asdict(explanation), "layer": explanation.layer.name} for explanation in explanations
+        ]
+    return content
+
+
+def _figures(layer: Layer) -> dict[str, int]:
+    return {
+        "parameters": layer.parameters,
+        "weights": layer.weights,
+        "biases": layer.biases,
+        "trainable": layer.trainable,
+        "buffers": layer.buffers,
+        "macs": layer.macs,
+        "flops": layer.flops,
+        "activations": layer.activations,
+    }
+
+
+def _describe_layer(layer: Layer) -> dict[str, Any]:
+    shapes = [list(shape) for shape in layer.outputs]
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "output": shapes[0] if len(shapes) == 1 else shapes or None,
+        **_figures(layer),
+        "shared": layer.shared,
+    }
+
+
+def _report(error: RdfiaError, asked: Request, *, as_json: bool) -> None:
+    """Say that one of several models failed; its object takes its place among the others'."""
+    named = type(error)(f"{asked.label}: {error.fact}", error.remedy)
+    console.report(named, as_json=as_json)
+
+
+def _limit(key: str, flags: Mapping[str, Any]) -> int | None:
+    given = flags[f"max_{key}"]
+    return None if given is None else parse_amount(f"--max-{key}", given)
+
+
+def parse_amount(flag: str, text: str) -> int:
+    """A number with a unit: 5M, 1.5G, 300k.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmgbt]?)", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise UsageError(f"{flag} {text} is no amount", "write a number such as 5M, 1.5G or 300k")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def _beyond(content: Mapping[str, Any], limits: Mapping[str, int | None]) -> list[GateError]:
+    """The limits that a model is beyond."""
+    return [
+        GateError(
+            f"{content['model']} has {content[key]:,} {key}, above {limit:,}",
+            f"choose a smaller model, or raise --max-{key}",
+        )
+        for key, limit in limits.items()
+        if limit is not None and content[key] > limit
+    ]
+
+
+def _listed(uncounted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({times})" for name, times in uncounted.items())
