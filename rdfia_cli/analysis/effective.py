@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
-from rdfia_cli.analysis.grid import Grid
 from rdfia_cli.analysis.layers import Layer
 from rdfia_cli.errors import ComponentError
 
@@ -82,7 +81,7 @@ def effective_field(model: nn.Module, images: Tensor, layer: Layer) -> Effective
         raise ComponentError(
             f"no gradient of '{layer.name}' arrives at the image", "choose another --layer"
         )
-    seen = layer.seen.at(*layer.seen.centre) or ((0, images.shape[-2]), (0, images.shape[-1]))
+    seen = layer.seen.at(*layer.centre) or ((0, images.shape[-2]), (0, images.shape[-1]))
     middle = tuple((first + last) / 2 for first, last in seen)
     return Effective(
         signed=signed.mean(0),
@@ -106,7 +105,7 @@ def _gradients(model: nn.Module, images: Tensor, layer: Layer) -> tuple[Tensor, 
         Twice (N, H, W), and how many channels.
     """
     images = images.clone().requires_grad_()
-    units = middle_units(_output_of(model, images, layer), layer.seen)
+    units = middle_units(_output_of(model, images, layer), layer)
     chosen = torch.linspace(0, units.shape[1] - 1, min(UNITS, units.shape[1])).long().unique()
     signed = torch.zeros(len(images), *images.shape[-2:])
     absolute = torch.zeros_like(signed)
@@ -133,18 +132,17 @@ def _output_of(model: nn.Module, images: Tensor, layer: Layer) -> Tensor:
     return found[0]
 
 
-def middle_units(output: Tensor, grid: Grid) -> Tensor:
+def middle_units(output: Tensor, layer: Layer) -> Tensor:
     """All channels at the middle position of a layer: (N, units).
 
     Without a grid of rows and columns the middle of the tokens (N, T, C) stands in for it, or of
     the axes (N, C, H, W), or every unit of (N, F).
     """
-    y, x = grid.centre
+    (y, x), grid = layer.centre, layer.seen
     if len(grid.axes) == 2:
         row, column = grid.axes
-        rows = output.index_select(row, torch.tensor([min(y, output.shape[row] - 1)]))
-        place = torch.tensor([min(x, output.shape[column] - 1)])
-        return rows.index_select(column, place).flatten(1)
+        units = output.narrow(row, y, 1).narrow(column, x, 1)
+        return units.flatten(1)
     if len(grid.axes) == 1 and grid.size is not None:
         return output.select(grid.axes[0], grid.lead + y * grid.size[1] + x).flatten(1)
     if output.ndim == 3:
@@ -166,10 +164,26 @@ def _spreads(maps: Tensor, middle: Sequence[float]) -> Iterator[Spread]:
         for size, place in zip(maps.shape[1:], middle, strict=True)
     )
     distance = torch.maximum(rows[:, None], columns[None, :]).flatten()
-    order = distance.argsort()
-    mass = maps.flatten(1)[:, order].cumsum(1)
+    rings, ring = distance.unique(return_inverse=True)
+    mass = torch.zeros(len(maps), len(rings)).index_add_(1, ring, maps.flatten(1)).cumsum(1)
     for share in SHARES:
-        reached = (mass >= share * mass[:, -1:]).int().argmax(1)
-        sides = 2 * distance[order][reached] + 1
+        sides = _sides(mass / mass[:, -1:], rings, share)
         error = float(sides.std() / len(sides) ** 0.5) if len(sides) > 1 else 0.0
         yield Spread(share, float(sides.mean()), error)
+
+
+def _sides(mass: Tensor, rings: Tensor, share: float) -> Tensor:
+    """The side of the box that holds a share, between two boxes of whole pixels in proportion.
+
+    Args:
+        mass: (N, R) the share within each ring of pixels of the same distance.
+        rings: (R,) those distances from the middle.
+        share: which is to be held.
+    """
+    reached = (mass >= share).int().argmax(1)
+    before = (reached - 1).clamp(min=0)
+    low, high = (mass.gather(1, at[:, None])[:, 0] for at in (before, reached))
+    inner, outer = (2 * rings[at] + 1 for at in (before, reached))
+    first = reached == 0
+    low, inner = torch.where(first, 0.0, low), torch.where(first, 0.0, inner)
+    return inner + (outer - inner) * (share - low) / (high - low)

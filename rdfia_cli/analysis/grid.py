@@ -57,11 +57,6 @@ class Grid:
             return None
         return (int(rows[0]), int(-rows[1])), (int(columns[0]), int(-columns[1]))
 
-    @property
-    def centre(self) -> tuple[int, int]:
-        """The position in the middle, the later one of two."""
-        return (self.size[0] // 2, self.size[1] // 2) if self.size else (0, 0)
-
 
 def lay_out(field: Field) -> Grid:
     """Find the rows and columns of positions in a tensor's axes.

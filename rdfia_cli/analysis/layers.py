@@ -39,6 +39,7 @@ class Layer:
         varies: no size, stride and padding hold for every position; they are the middle's.
         is_cut: the field in the middle meets a border of every canvas that the model takes.
         smallest, largest: height and width over all positions, on the image itself.
+        positions: how many there are, down and across; None without rows and columns.
         share: of the image that the middle sees.
         seen: on the image itself, for any position.
         approximations: operations without an exact rule before it.
@@ -58,9 +59,15 @@ class Layer:
     is_cut: bool
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    positions: tuple[int, int] | None
     share: float
     seen: Grid
     approximations: tuple[str, ...]
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """The position in the middle, the later one of two."""
+        return middle(self.positions)
 
 
 @dataclass(frozen=True)
@@ -136,19 +143,29 @@ def _waits(run: Pass[Grid]) -> bool:
 
 
 def _settle(passes: Sequence[Pass[Grid]], *, clip: bool) -> Iterator[Layer]:
-    """Choose for each module the pass that tells most."""
+    """Choose for each module the pass that tells most.
+
+    What adaptive pooling returns depends on the canvas, and what stands behind a flattened image
+    is on no canvas at all. Where such an output sees, on the image itself, what an earlier one
+    sees, it has that one's numbers.
+    """
     runs = [{output.key: output for output in run.outputs} for run in passes]
-    known: dict[bytes, Layer] = {}
-    for output in passes[0].outputs:
-        trace = output.kept.rows.tobytes() + b"|" + output.kept.columns.tobytes()
-        best = _best(output, runs)
+    known: dict[object, Layer] = {}
+    settled: dict[Key, Layer] = {}
+    for output in sorted(passes[0].outputs, key=lambda output: output.ended):
+        best, trace = _best(output, runs), _trace(output.kept)
         layer = _layer(output, best.kept)
-        if best is output and trace in known and not layer.is_global:
-            # What adaptive pooling returns depends on the canvas; where it changes nothing on the
-            # image itself, its output sees what its input sees.
+        if not layer.is_global and trace in known and (best is output or not best.kept.size):
             layer = _seeing_as(layer, known[trace])
-        known.setdefault(trace, layer)
-        yield _clipped(layer) if clip else layer
+        if not layer.varies:
+            known[trace] = layer
+        settled[output.key] = _clipped(layer) if clip else layer
+    yield from (settled[output.key] for output in passes[0].outputs)
+
+
+def _trace(grid: Grid) -> object:
+    """What tells apart the views of two outputs on the same image."""
+    return grid.rows.tobytes(), grid.columns.tobytes(), grid.smallest, grid.largest
 
 
 def _best(own: Output[Grid], runs: Sequence[Mapping[Key, Output[Grid]]]) -> Output[Grid]:
@@ -166,15 +183,17 @@ def _best(own: Output[Grid], runs: Sequence[Mapping[Key, Output[Grid]]]) -> Outp
 
 def _layer(own: Output[Grid], grid: Grid) -> Layer:
     """Put together what the image itself and what the best canvas tell."""
-    rows, columns = grid.down, grid.across
+    here = grid if grid.size else own.kept
+    rows, columns = here.down, here.across
+    positions = own.kept.size or _positions(own.shape, grid)
     if grid.is_global:
         rows, columns = (
             replace(each, size=size, stride=size / outputs, padding=0)
             for each, size, outputs in zip(
-                (rows, columns), own.kept.image, own.kept.size or (1, 1), strict=True
+                (rows, columns), own.kept.image, positions or (1, 1), strict=True
             )
         )
-    seen = own.kept.at(*own.kept.centre)
+    seen = own.kept.at(*middle(positions))
     height, width = (last - first + 1 for first, last in seen) if seen else (0, 0)
     return Layer(
         name=own.name + (f"[{own.part}]" if own.parts > 1 else ""),
@@ -191,10 +210,21 @@ def _layer(own: Output[Grid], grid: Grid) -> Layer:
         is_cut=not grid.is_global and (rows.is_clipped or columns.is_clipped),
         smallest=own.kept.smallest,
         largest=own.kept.largest,
+        positions=positions,
         share=height * width / (own.kept.image[0] * own.kept.image[1]),
         seen=own.kept,
         approximations=tuple(sorted(own.kept.approximations | grid.approximations)),
     )
+
+
+def middle(positions: tuple[int, int] | None) -> tuple[int, int]:
+    """The position in the middle, the later one of two."""
+    return (positions[0] // 2, positions[1] // 2) if positions else (0, 0)
+
+
+def _positions(shape: Sequence[int], grid: Grid) -> tuple[int, int] | None:
+    """Rows and columns of an output that sees the same everywhere, by the axes of a larger one."""
+    return (shape[grid.axes[0]], shape[grid.axes[1]]) if len(grid.axes) == 2 else None
 
 
 def _seeing_as(layer: Layer, other: Layer) -> Layer:
@@ -210,7 +240,7 @@ def _seeing_as(layer: Layer, other: Layer) -> Layer:
 
 def _clipped(layer: Layer) -> Layer:
     """The sizes that the image itself allows in the middle."""
-    seen = layer.seen.at(*layer.seen.centre)
+    seen = layer.seen.at(*layer.centre)
     sizes = [last - first + 1 for first, last in seen] if seen else [0, 0]
     rows, columns = (
         replace(each, size=size)

@@ -25,6 +25,7 @@ class Output(Generic[Kept]):
         kind: the module's class.
         part: which of several tensors; 0 where there is one.
         parts: how many tensors there were.
+        ended: how many calls had ended before it did.
         is_leaf: the module has no modules inside.
         shape: of the tensor, batch of 1 included.
         kept: what the caller wanted to keep of its field.
@@ -35,6 +36,7 @@ class Output(Generic[Kept]):
     kind: str
     part: int
     parts: int
+    ended: int
     is_leaf: bool
     shape: tuple[int, ...]
     kept: Kept
@@ -68,6 +70,7 @@ class Journal(Generic[Kept]):
     def __init__(self, keep: Callable[[Field], Kept]) -> None:
         self._keep = keep
         self._over: dict[int, list[Output[Kept]]] = {}
+        self._ended = 0
         self._kept: tuple[Field, Kept] | None = None
 
     @property
@@ -85,12 +88,14 @@ class Journal(Generic[Kept]):
                 kind=type(call.module).__name__,
                 part=part,
                 parts=len(returned),
+                ended=self._ended,
                 is_leaf=next(call.module.children(), None) is None,
                 shape=tuple(tensor.shape),
                 kept=self._once(found),
             )
             for part, (tensor, found) in enumerate(returned)
         ]
+        self._ended += 1
         self._over.setdefault(call.depth, []).extend([*own, *inside])
 
     def _once(self, found: Field) -> Kept:

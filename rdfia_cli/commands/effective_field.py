@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,48 @@ if TYPE_CHECKING:
     from rdfia_cli.report.receptive_field import Box, Heat
     from rdfia_cli.training.inspection import Sample
 
+MOST_BOXES = 6
+"""Boxes on one image: as many as there are colours for."""
+
 MOST_LAYERS = 4
 """Layers whose gradients are measured: each costs many backward passes."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The layers of a model.
+
+    Attributes:
+        every: all of them.
+        named: those that were asked for; all where none was.
+    """
+
+    every: Sequence[Layer]
+    named: Sequence[Layer]
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether some were asked for."""
+        return len(self.named) < len(self.every)
+
+    def deepest(self) -> list[Layer]:
+        """The layers that were asked for, else the last one with a field of finite size."""
+        if self.is_narrowed:
+            return list(self.named[:MOST_LAYERS])
+        leaves = [layer for layer in self.every if layer.is_leaf]
+        finite = [layer for layer in leaves if not layer.is_global and not layer.varies]
+        return (finite or leaves)[-1:]
+
+    def boxes(self) -> list[Layer]:
+        """What is drawn: the layers that were asked for, else the last of each resolution."""
+        if self.is_narrowed:
+            return list(self.named[:MOST_BOXES])
+        last = {
+            layer.positions: layer
+            for layer in self.every
+            if layer.is_leaf and layer.positions and not layer.is_global and not layer.varies
+        }
+        return list(last.values())[-MOST_BOXES:]
 
 
 @dataclass(frozen=True)
@@ -47,7 +87,7 @@ class Measured:
 def add_pictures(
     asked: Request,
     subject: Subject,
-    layers: Sequence[Layer],
+    layers: Chosen,
     content: dict[str, Any],
     flags: Mapping[str, Any],
 ) -> None:
@@ -55,7 +95,7 @@ def add_pictures(
     material = _gather(asked, subject, flags)
     measured: list[Measured] = []
     if flags["effective"]:
-        measured = list(_measure(material, _deepest(layers, chosen=bool(flags["layer"]))))
+        measured = list(_measure(material, layers.deepest()))
         content["effective"] = [_describe(each) for each in measured]
         content["data"] = material.sample.data
     if flags["plot"]:
@@ -84,16 +124,7 @@ def _gather(asked: Request, subject: Subject, flags: Mapping[str, Any]) -> Mater
     return Material({weights: realise(asked, subject.input)}, sample)
 
 
-def _deepest(layers: Sequence[Layer], *, chosen: bool) -> list[Layer]:
-    """The layers that were asked for, else the last one with a field of finite size."""
-    if chosen:
-        return list(layers[:MOST_LAYERS])
-    leaves = [layer for layer in layers if layer.is_leaf]
-    finite = [layer for layer in leaves if layer.seen.size and not layer.is_global]
-    return (finite or leaves)[-1:]
-
-
-def _measure(material: Material, layers: Sequence[Layer]) -> Any:
+def _measure(material: Material, layers: Sequence[Layer]) -> Iterator[Measured]:
     from rdfia_cli.analysis.effective import effective_field
 
     for layer in layers:
@@ -142,7 +173,7 @@ def print_spreads(content: Mapping[str, Any]) -> None:
 
 def _draw(
     subject: Subject,
-    layers: Sequence[Layer],
+    layers: Chosen,
     material: Material,
     measured: Sequence[Measured],
     path: Path,
@@ -153,37 +184,28 @@ def _draw(
     picture = Picture(
         title=f"{subject.label} on {shape}",
         image=material.sample.pictures[0].numpy()[: 3 if subject.input.shape[0] > 2 else 1],
-        boxes=[_box(layer) for layer in _worth_drawing(layers)],
+        boxes=[_box(layer) for layer in layers.boxes()],
         growth=[
             Depth(x.name, max(x.rows.size, x.columns.size), x.is_global)
-            for x in layers
-            if x.is_leaf and x.rows.size
+            for x in layers.every
+            if x.is_leaf and x.rows.size and not x.is_cut
         ],
         heats=[_heat(each) for each in measured],
     )
     draw_fields(picture, path)
 
 
-def _worth_drawing(layers: Sequence[Layer]) -> list[Layer]:
-    """The last layer of each resolution, which sees most; the six deepest of these."""
-    last: dict[object, Layer] = {}
-    for layer in layers:
-        if layer.is_leaf and layer.seen.size and not layer.is_global:
-            last[layer.seen.size] = layer
-    return list(last.values())[-6:] or [x for x in layers if x.rows.size][:1]
-
-
 def _box(layer: Layer) -> Box:
     """The field of the middle position, with the padding that it reaches into."""
     from rdfia_cli.report.receptive_field import Box
 
-    seen = layer.seen.at(*layer.seen.centre) or ((0, 0), (0, 0))
+    seen = layer.seen.at(*layer.centre) or ((0, 0), (0, 0))
     ends = [
         (place * axis.stride - axis.padding, place * axis.stride - axis.padding + axis.size - 1)
         if axis.holds and not layer.is_global
         else (float(clipped[0]), float(clipped[1]))
         for place, axis, clipped in zip(
-            layer.seen.centre, (layer.rows, layer.columns), seen, strict=True
+            layer.centre, (layer.rows, layer.columns), seen, strict=True
         )
     ]
     size = f"{layer.rows.size}x{layer.columns.size}"

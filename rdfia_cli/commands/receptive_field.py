@@ -44,9 +44,9 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     if flags["verify"]:
         content["verified"] = _describe_verdicts(verdicts)
     if flags["effective"] or flags["plot"]:
-        from rdfia_cli.commands.effective_field import add_pictures
+        from rdfia_cli.commands.effective_field import Chosen, add_pictures
 
-        add_pictures(asked, subject, layers, content, flags)
+        add_pictures(asked, subject, Chosen(analysis.layers, layers), content, flags)
     if flags["json"]:
         console.print_json(content)
     else:
@@ -93,7 +93,7 @@ def _refuse_position(position: tuple[int, int] | None, layers: Sequence[Layer]) 
     """
     if position is None or any(_has(layer, position) for layer in layers):
         return
-    sizes = [layer.seen.size for layer in layers if layer.seen.size]
+    sizes = [layer.positions for layer in layers if layer.positions]
     if not sizes:
         raise UsageError("--position needs rows and columns, and these layers have none")
     height, width = max(sizes)
@@ -104,7 +104,7 @@ def _refuse_position(position: tuple[int, int] | None, layers: Sequence[Layer]) 
 
 
 def _has(layer: Layer, position: tuple[int, int]) -> bool:
-    size = layer.seen.size
+    size = layer.positions
     return size is not None and position[0] < size[0] and position[1] < size[1]
 
 
