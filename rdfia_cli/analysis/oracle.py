@@ -6,13 +6,14 @@ It is found in the real model, by nothing that the exact analysis shares with it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
 from rdfia_cli.analysis.intervals import NOTHING
@@ -79,23 +80,13 @@ def _spoilt(model: nn.Module, images: Tensor) -> dict[Key, Tensor]:
             model(image[None])
         return found
 
-    with torch.no_grad():
+    # The fused attention of the CPU loses NaN where a score is taken for a masked one.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # vmap says of each operation that it loops over, and a few are fine.
+        warnings.simplefilter("ignore")
         try:
             return torch.vmap(masks)(images)
         except (RuntimeError, ValueError):
             # Some operations cannot be batched by vmap: one image at a time, then.
             each = [masks(image) for image in images]
     return {key: torch.stack([found[key] for found in each]) for key in each[0]}
-
-
-def observe_both(
-    model: nn.Module, shape: tuple[int, ...], batch: int
-) -> Mapping[Key, tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """The rows and the columns that reach each element of each module's output.
-
-    Raises:
-        RdfiaError: the model gives NaN without any in its input.
-    """
-    rows = observe(model, shape, -2, batch)
-    columns = observe(model, shape, -1, batch)
-    return {key: (rows[key], columns[key]) for key in rows}

@@ -117,11 +117,11 @@ def _draw_boxes(axes: Axes, picture: Picture) -> None:
 
 
 def _frame(axes: Axes, boxes: Sequence[Box], height: int, width: int) -> None:
-    """Show the image and as much of the padding around it as the boxes reach, up to its size."""
-    top = min([0.0, *(max(box.rows[0], -height) for box in boxes)])
-    bottom = max([height - 1.0, *(min(box.rows[1], 2 * height) for box in boxes)])
-    left = min([0.0, *(max(box.columns[0], -width) for box in boxes)])
-    right = max([width - 1.0, *(min(box.columns[1], 2 * width) for box in boxes)])
+    """Show the image and as much of the padding around it as the boxes reach, up to twice its size."""
+    top = min([0.0, *(max(box.rows[0], -2 * height) for box in boxes)])
+    bottom = max([height - 1.0, *(min(box.rows[1], 3 * height) for box in boxes)])
+    left = min([0.0, *(max(box.columns[0], -2 * width) for box in boxes)])
+    right = max([width - 1.0, *(min(box.columns[1], 3 * width) for box in boxes)])
     gap = 0.02 * max(height, width)
     axes.set_xlim(left - 0.5 - gap, right + 0.5 + gap)
     axes.set_ylim(bottom + 0.5 + gap, top - 0.5 - gap)
