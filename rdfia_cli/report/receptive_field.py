@@ -117,7 +117,7 @@ def _draw_boxes(axes: Axes, picture: Picture) -> None:
 
 
 def _frame(axes: Axes, boxes: Sequence[Box], height: int, width: int) -> None:
-    """Show the image and as much of the padding around it as the boxes reach, up to twice its size."""
+    """Show the image and what the boxes reach around it, up to twice its size."""
     top = min([0.0, *(max(box.rows[0], -2 * height) for box in boxes)])
     bottom = max([height - 1.0, *(min(box.rows[1], 3 * height) for box in boxes)])
     left = min([0.0, *(max(box.columns[0], -2 * width) for box in boxes)])
