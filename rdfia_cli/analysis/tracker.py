@@ -24,6 +24,9 @@ RULES: Mapping[str, Rule] = {**POINTWISE_RULES, **SHAPE_RULES, **WINDOW_RULES, *
 """The rule of each operation, by its name without overload and without the _ of in-place ones."""
 
 
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
 @dataclass(frozen=True)
 class Signature:
     """What the schema of an operator tells.
@@ -113,7 +116,7 @@ class Tracker(TorchDispatchMode):
         if depends and signature.composite and _needs_parts(signature, arguments):
             with self:
                 return func.decompose(*args, **kwargs)
-        result = _shortcut(signature, arguments)
+        result = _shortcut(func, signature, arguments)
         if result is None:
             result = func(*args, **kwargs)
         outputs = list(tensors_in([result]))
@@ -148,13 +151,21 @@ class Tracker(TorchDispatchMode):
             self._fields.update(write_through(target, new, others))
 
 
-def _shortcut(signature: Signature, arguments: Mapping[str, Any]) -> Tensor | None:
+def _shortcut(func: Any, signature: Signature, arguments: Mapping[str, Any]) -> Any:
     """The result of what takes long on the meta device though nothing is computed.
 
-    Half of the time on a ResNet went into the decomposition of batch normalisation.
+    Half of the time on a ResNet went into the decomposition of batch normalisation, and a
+    recurrent layer is unrolled step by step.
     """
     if signature.name == "batch_norm" and not arguments["training"]:
         return torch.empty_like(arguments["input"])
+    if signature.name in RECURRENT and "batch_first" in arguments:
+        images = arguments["input"]
+        axis = 1 if arguments["batch_first"] and images.ndim == 3 else 0
+        one, *states = func(**{**arguments, "input": images.narrow(axis, 0, 1)})
+        sizes = list(one.shape)
+        sizes[axis] = images.shape[axis]
+        return (one.new_empty(sizes), *states)
     return None
 
 
