@@ -493,6 +493,68 @@ def param_count(
     raise typer.Exit(console.call(command.run, ctx.params))
 
 
+@app.command("receptive-field")
+def receptive_field(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Models, such as cnn or timm/resnet18, run folders, or ./file.py:function.",
+            autocompletion=_complete("models"),  # pyright: ignore
+            show_default=False,
+        ),
+    ],
+    input: Annotated[
+        str | None,
+        _setting("--input", metavar="CxHxW", help="What they are fed. (default the model's own)"),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", metavar="N", min=1, help="Classes. (default the model's own)"),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        _setting("--layer", metavar="PATTERN", help="Only these, such as 'layer4.*'; repeatable."),
+    ] = None,
+    position: Annotated[
+        str | None,
+        _setting("--position", metavar="Y,X", help="What this output position sees."),
+    ] = None,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Sizes as far as the image itself goes.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with NaN in the real model; takes long.")
+    ] = False,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="Measure gradients: where the weight really lies.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        _setting(
+            "--data",
+            metavar="D",
+            help="Images for --effective and --plot. (default the run's, else digits)",
+            group="datasets",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=2, help="Images for --effective.")
+    ] = 32,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the fields: .png or .svg."),
+    ] = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Print what every module sees of the input: size, stride, padding; exactly."""
+    from rdfia_cli.commands import receptive_field as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
 data_app = typer.Typer(
     help="Manage the cache of decoded datasets.", no_args_is_help=True, rich_markup_mode=None
 )

@@ -41,12 +41,14 @@ class Request:
         chosen: the component and its hyper-parameters.
         shape: what it is to be fed, without the batch axis; None for the model's own.
         classes: how many classes it is to tell apart; None for the model's own.
+        folder: of the run that is meant, if one is.
     """
 
     label: str
     chosen: ComponentConfig
     shape: tuple[int, ...] | None = None
     classes: int | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None
     if shape is None or classes is None:
         fed = _input_of_run(folder)
         shape, classes = shape or fed.shape, classes or fed.classes
-    return Request(text, chosen, shape, classes)
+    return Request(text, chosen, shape, classes, folder)
 
 
 def expand(texts: Sequence[str]) -> list[str]:

@@ -1,0 +1,366 @@
+"""Rules of operations that move elements and compute nothing: views, slices, joins, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rdfia_cli.analysis import windows
+from rdfia_cli.analysis.intervals import (
+    Bounds,
+    Field,
+    broadcast,
+    compress,
+    drop,
+    index_axis,
+    nothing,
+    reduce,
+    separate,
+    spread,
+    spread_all,
+    union,
+)
+from rdfia_cli.analysis.operation import Operation, Rule
+from rdfia_cli.analysis.reshaping import reshape
+
+
+def _reshape(operation: Operation) -> Field:
+    return reshape(operation.input, operation.shape)
+
+
+def _expand(operation: Operation) -> Field:
+    return broadcast(operation.input, operation.shape)
+
+
+def transpose(field: Field, order: Sequence[int]) -> Field:
+    """The field of a tensor with its axes in another order."""
+    count = len(order)
+    axes = [axis % count for axis in order]
+    shape = [field.shape[axis] for axis in axes]
+    return field.map(shape, lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
+
+
+def _permute(operation: Operation) -> Field:
+    return transpose(operation.input, operation.arguments["dims"])
+
+
+def _transpose(operation: Operation) -> Field:
+    field = operation.input
+    order = list(range(len(field.shape)))
+    first, second = operation.arguments["dim0"], operation.arguments["dim1"]
+    order[first], order[second] = order[second], order[first]
+    return transpose(field, order)
+
+
+def _matrix_transpose(operation: Operation) -> Field:
+    order = list(range(len(operation.shape)))
+    return transpose(operation.input, [*order[:-2], *order[-2:][::-1]])
+
+
+def _slice(operation: Operation) -> Field:
+    arguments = operation.arguments
+    chosen = slice(arguments["start"], arguments["end"], arguments["step"])
+    axis = operation.axis()
+    return operation.input.map(operation.shape, lambda a: index_axis(a, axis, chosen))
+
+
+def _narrow(operation: Operation) -> Field:
+    start = operation.arguments["start"]
+    chosen = slice(start, start + operation.arguments["length"])
+    axis = operation.axis()
+    return operation.input.map(operation.shape, lambda a: index_axis(a, axis, chosen))
+
+
+def _pick(field: Field, axis: int, index: int) -> Field:
+    """One element of an axis, which goes."""
+    shape = field.shape[:axis] + field.shape[axis + 1 :]
+
+    def pick(array: Bounds) -> Bounds:
+        one = [index if array.shape[axis + 1] > 1 else 0]
+        return array.take(one, axis=axis + 1).squeeze(axis + 1)
+
+    return field.map(shape, pick)
+
+
+def _select(operation: Operation) -> Field:
+    return _pick(operation.input, operation.axis(), operation.arguments["index"])
+
+
+def _unbind(operation: Operation) -> list[Field]:
+    axis = operation.axis()
+    return [_pick(operation.input, axis, index) for index in range(len(operation.outputs))]
+
+
+def _split(operation: Operation) -> list[Field]:
+    axis, field = operation.axis(), operation.input
+    ends = list(accumulate(output.shape[axis] for output in operation.outputs))
+    parts: list[Field] = []
+    for start, end, output in zip([0, *ends], ends, operation.outputs, strict=False):
+        chosen = slice(start, end)
+        parts.append(field.map(output.shape, lambda a, c=chosen: index_axis(a, axis, c)))
+    return parts
+
+
+def concatenate(fields: Sequence[Field], axis: int, shape: Sequence[int]) -> Field:
+    """The field of tensors that are put one after another along an axis."""
+    if len({field.shape[axis] for field in fields}) > 1 or len(set(fields)) > 1:
+        fields = [separate(field) for field in fields]
+    return Field(
+        tuple(shape),
+        _concatenate([field.rows for field in fields], axis, fields),
+        _concatenate([field.columns for field in fields], axis, fields),
+        fields[0].image,
+        frozenset[str]().union(*(field.approximations for field in fields)),
+        any(field.mixed for field in fields),
+    )
+
+
+def _concatenate(arrays: Sequence[Bounds], axis: int, fields: Sequence[Field]) -> Bounds:
+    first = arrays[0]
+    if first.shape[axis + 1] == 1 and all(np.array_equal(first, array) for array in arrays):
+        return first
+    sizes = [field.shape[axis] for field in fields]
+    written = [spread(array, axis, size) for array, size in zip(arrays, sizes, strict=True)]
+    lengths = [max(lengths) for lengths in zip(*(array.shape for array in written), strict=True)]
+    aligned: list[Bounds] = []
+    for array, size in zip(written, sizes, strict=True):
+        lengths[axis + 1] = size
+        aligned.append(np.broadcast_to(array, lengths))
+    return np.concatenate(aligned, axis=axis + 1)
+
+
+def _cat(operation: Operation) -> Field:
+    # torch skips tensors of shape (0,) here, whatever the rank of the others.
+    tensors = [t for t in operation.arguments["tensors"] if tuple(t.shape) != (0,)]
+    axis = operation.arguments["dim"] % len(operation.shape)
+    return concatenate([operation.field_of(t) for t in tensors], axis, operation.shape)
+
+
+def _stack(operation: Operation) -> Field:
+    axis = operation.arguments["dim"] % len(operation.shape)
+    shape = [1 if i == axis else size for i, size in enumerate(operation.shape)]
+    parts = [reshape(operation.field_of(t), shape) for t in operation.arguments["tensors"]]
+    return concatenate(parts, axis, operation.shape)
+
+
+def _repeat(operation: Operation) -> Field:
+    repeats = operation.arguments["repeats"]
+    missing = len(operation.shape) - len(operation.input.shape)
+
+    def tile(array: Bounds) -> Bounds:
+        array = array.reshape(2, *(1,) * missing, *array.shape[1:])
+        times = [n if size > 1 else 1 for n, size in zip(repeats, array.shape[1:], strict=True)]
+        return np.tile(array, (1, *times))
+
+    return operation.input.map(operation.shape, tile)
+
+
+def _repeat_interleave(operation: Operation) -> Field:
+    field, axis = operation.input, operation.arguments.get("dim")
+    if axis is None:
+        field, axis = reshape(field, (int(np.prod(field.shape)),)), 0
+    axis %= len(field.shape)
+    index = np.repeat(np.arange(field.shape[axis]), operation.arguments["repeats"])
+    return field.map(operation.shape, lambda a: index_axis(a, axis, index))
+
+
+def _roll(operation: Operation) -> Field | list[Field]:
+    shifts, axes = operation.arguments["shifts"], operation.arguments["dims"]
+    if not axes:
+        return move(operation)
+    shifts = shifts if isinstance(shifts, list | tuple) else [shifts]
+
+    def roll(array: Bounds) -> Bounds:
+        return np.roll(array, shifts, [axis + 1 if axis >= 0 else axis for axis in axes])
+
+    return operation.input.map(operation.shape, roll)
+
+
+def _flip(operation: Operation) -> Field:
+    axes = tuple(axis + 1 if axis >= 0 else axis for axis in operation.arguments["dims"])
+
+    def flip(array: Bounds) -> Bounds:
+        return np.flip(array, axes)
+
+    return operation.input.map(operation.shape, flip)
+
+
+def _pad(operation: Operation) -> Field:
+    mode: str = operation.arguments.get("mode", "constant")
+    return pad(operation.input, operation.arguments["pad"], mode, operation.shape)
+
+
+def _pad_by_name(operation: Operation) -> Field:
+    mode = "reflect" if "reflection" in operation.name else "replicate"
+    return pad(operation.input, operation.arguments["padding"], mode, operation.shape)
+
+
+PADDINGS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""What numpy calls torch's modes of padding."""
+
+
+def pad(field: Field, widths: Sequence[int], mode: str, shape: Sequence[int]) -> Field:
+    """The field of a padded tensor.
+
+    Args:
+        field: what is padded.
+        widths: before and after, the last axis first, as torch.nn.functional.pad takes them.
+        mode: constant, reflect, replicate or circular.
+        shape: of the result.
+    """
+    for number in range(len(widths) // 2):
+        axis = len(shape) - 1 - number
+        before, after = widths[2 * number : 2 * number + 2]
+        if before or after:
+            pads = _pad_with_nothing if mode == "constant" else _pad_with_copies
+            field = pads(field, axis, before, after, PADDINGS.get(mode, ""))
+    return replace(field, shape=tuple(shape))
+
+
+def _pad_with_nothing(field: Field, axis: int, before: int, after: int, mode: str) -> Field:
+    # An element is empty where one of its two bounds is: it is enough to pad what varies here.
+    is_flat = field.rows.shape[axis + 1] == 1 and field.columns.shape[axis + 1] == 1
+    size = field.shape[axis]
+    shape = list(field.shape)
+    shape[axis] = size + before + after
+
+    def widen(array: Bounds) -> Bounds:
+        if array.shape[axis + 1] == 1 and (not is_flat or max(before, after) <= 0) and size > 1:
+            return array
+        return windows.pad(spread(array, axis, size), axis, before, after)
+
+    return field.map(shape, widen)
+
+
+def _pad_with_copies(field: Field, axis: int, before: int, after: int, mode: str) -> Field:
+    index: Any = np.arange(field.shape[axis])
+    chosen = index[max(0, -before) : len(index) - max(0, -after)]
+    chosen = np.pad(chosen, (max(0, before), max(0, after)), mode=mode)  # pyright: ignore
+    shape = list(field.shape)
+    shape[axis] = len(chosen)
+    return field.map(shape, lambda a: index_axis(a, axis, chosen))
+
+
+def move(operation: Operation) -> list[Field]:
+    """The rule of any operation that only moves elements: let it move the bounds themselves."""
+    arguments = list(operation.arguments.items())
+    moved = next(v for _, v in arguments if isinstance(v, Tensor) and operation.fields(v))
+    field = operation.field_of(moved)
+    planes: list[list[Bounds]] = []
+    for bounds in spread_all(separate(field)):
+        for plane in bounds:
+            values = {k: torch.from_numpy(plane.copy()) if v is moved else v for k, v in arguments}
+            found = operation.function(**values)
+            found = [found] if isinstance(found, Tensor) else found
+            planes.append([part.numpy() for part in found])
+    parts: list[Field] = []
+    for low, high, left, right in zip(*planes, strict=True):
+        rows, columns = np.stack([low, high]), np.stack([left, right])
+        parts.append(compress(replace(field, shape=low.shape, rows=rows, columns=columns)))
+    return parts
+
+
+def _index(operation: Operation) -> Field:
+    """Picking by tensors of indices, whose numbers are not known on the meta device."""
+    field, indices = operation.input, operation.arguments["indices"]
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    picked = _note_unknown(field, axes, operation)
+    kept = [axis for axis in range(len(field.shape)) if axis not in axes]
+    rank = max(indices[axis].ndim for axis in axes)
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    before = sum(axis < axes[0] for axis in kept) if adjacent else 0
+
+    def place(array: Bounds) -> Bounds:
+        lengths = [array.shape[axis + 1] for axis in kept]
+        flat = np.squeeze(array, tuple(axis + 1 for axis in axes))
+        return flat.reshape(2, *lengths[:before], *(1,) * rank, *lengths[before:])
+
+    found = picked.map(operation.shape, place)
+    chosen_by = [f for axis in axes if (f := operation.fields(indices[axis]))]
+    if not chosen_by:
+        return found
+    lead = len(operation.shape) - before - rank
+    wide = [
+        f.map((*f.shape, *(1,) * lead), lambda a: a.reshape(*a.shape, *(1,) * lead))
+        for f in chosen_by
+    ]
+    return union(operation.shape, [found, *wide])
+
+
+def _note_unknown(field: Field, axes: Sequence[int], operation: Operation) -> Field:
+    """Join the axes from which unknown elements are picked; inexact only where they differ."""
+    joined = reduce(field, axes)
+    same = joined.rows.shape == field.rows.shape and joined.columns.shape == field.columns.shape
+    if same:
+        return joined
+    names = field.approximations | {operation.name}
+    return replace(joined, approximations=names)
+
+
+def _index_select(operation: Operation) -> Field:
+    joined = _note_unknown(operation.input, [operation.axis()], operation)
+    return replace(joined, shape=operation.shape)
+
+
+def _gather(operation: Operation) -> Field:
+    joined = _note_unknown(operation.input, [operation.axis()], operation)
+    index = operation.field("index")
+    parts = [replace(joined, shape=operation.shape), *([index] if index else [])]
+    return union(operation.shape, parts)
+
+
+def _embedding(operation: Operation) -> Field:
+    indices = operation.operand("indices")
+    parts = [indices.map((*indices.shape, 1), lambda a: a[..., None])]
+    if (table := operation.field("weight")) is not None:
+        joined = _note_unknown(table, [0], operation)
+        parts.append(drop(joined, [0], (operation.shape[-1],)))
+    return union(operation.shape, parts)
+
+
+def _constant(operation: Operation) -> Field:
+    return nothing(operation.shape, operation.image)
+
+
+def _table() -> Mapping[str, Rule]:
+    groups: list[tuple[Rule, str]] = [
+        (_reshape, "view reshape flatten unflatten _unsafe_view squeeze unsqueeze _reshape_alias "
+                   "reshape_as view_as ravel"),
+        (_expand, "expand expand_as broadcast_to"),
+        (_permute, "permute"),
+        (_transpose, "transpose"),
+        (_matrix_transpose, "t adjoint mT numpy_T matrix_H"),
+        (_slice, "slice"),
+        (_narrow, "narrow"),
+        (_select, "select"),
+        (_unbind, "unbind"),
+        (_split, "split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk"),
+        (_cat, "cat concat concatenate"),
+        (_stack, "stack"),
+        (_repeat, "repeat"),
+        (_repeat_interleave, "repeat_interleave"),
+        (_roll, "roll"),
+        (_flip, "flip"),
+        (_pad, "pad constant_pad_nd"),
+        (_pad_by_name, "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+                       "replication_pad2d replication_pad3d"),
+        (move, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold "
+               "as_strided rot90 diagonal movedim moveaxis swapaxes tile tril triu "
+               "view_as_real view_as_complex hsplit vsplit dsplit"),
+        (_index, "index"),
+        (_index_select, "index_select"),
+        (_gather, "gather take_along_dim"),
+        (_embedding, "embedding"),
+        (_constant, "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros "
+                    "new_ones new_empty new_full fill zero"),
+    ]  # fmt: skip
+    return {name: rule for rule, names in groups for name in names.split()}
+
+
+SHAPE_RULES = _table()
