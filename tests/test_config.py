@@ -522,6 +522,7 @@ def test_every_key_can_be_set_and_comes_back(key):
     written |= {"device": "cpu", "deterministic": "false", "log_every": "7", "out": "x"}
     written |= {"if_exists": "new", "label_smoothing": "0.1", "class_weights": "balanced"}
     written |= {"clip_norm": "1.5", "ema_decay": "0.99", "early_stopping": "8"}
+    written |= {"freeze": "backbone", "layer_decay": "0.75", "head_lr_factor": "10.0"}
     found = resolve(Sources({}, assignments=[f"{key}={written[key]}"]))
     shown = "augment.0" if key == "augment" else key
     assert str(found.values()[shown]).lower() == written[key]
