@@ -92,14 +92,21 @@ def count_pass(
 
 @contextlib.contextmanager
 def _decomposed() -> Generator[None]:
-    """Keep torch from its fused kernels of attention, which differ from device to device."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    """Keep torch from its fused kernels of attention and recurrence, which differ by device."""
+    switches: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),  # pyright: ignore
+        (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),  # pyright: ignore
+    )
+    before = [get() for get, _ in switches]
+    for _, turn in switches:
+        turn(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        for (_, turn), was in zip(switches, before, strict=True):
+            turn(was)
 
 
 class _SavedTensors:
@@ -224,9 +231,18 @@ def _is_plain_recurrence(arguments: Sequence[Any]) -> bool:
     return arguments[0].is_meta and isinstance(arguments[2], list | tuple)
 
 
+def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
 def _like_first(func: Any, arguments: Sequence[Any]) -> Any:
     first = arguments[0]
-    return torch.empty_like(first) if first.is_meta else NotImplemented
+    return _blank(first, first.shape) if _is_plain(first) else NotImplemented
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether what a function of each element returns has this tensor's type and layout."""
+    return tensor.is_meta and tensor.is_floating_point() and tensor.is_contiguous()
 
 
 def _itself(func: Any, arguments: Sequence[Any]) -> Any:
@@ -234,51 +250,77 @@ def _itself(func: Any, arguments: Sequence[Any]) -> Any:
 
 
 def _like_both(func: Any, arguments: Sequence[Any]) -> Any:
-    """Of two operands of one type the larger one has the shape, if the other's can grow to it."""
     first, second = arguments[:2]
     if not isinstance(second, Tensor):
-        return _like_first(func, arguments) if first.is_floating_point() else NotImplemented
-    if first.dtype != second.dtype or not (first.is_meta and second.is_meta):
+        return _like_first(func, arguments)
+    if first.dtype != second.dtype or not (_is_plain(first) and _is_plain(second)):
         return NotImplemented
-    shape = torch.broadcast_shapes(first.shape, second.shape)
-    for operand in (first, second):
-        if operand.shape == shape:
-            return torch.empty_like(operand)
-    return torch.empty(shape, dtype=first.dtype, device="meta")
+    if first.shape == second.shape:
+        return _blank(first, first.shape)
+    return _blank(first, torch.broadcast_shapes(first.shape, second.shape))
 
 
 def _batch_norm(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs, is_training = arguments[0], arguments[5]
-    if is_training or not inputs.is_meta:
+    inputs = arguments[0]
+    if not _is_plain(inputs):
         return NotImplemented
-    channels = inputs.shape[1]
-    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
+    channels = inputs.shape[1:2]
+    return tuple(_blank(inputs, shape) for shape in (inputs.shape, channels, channels))
 
 
 def _layer_norm(func: Any, arguments: Sequence[Any]) -> Any:
     inputs, shape = arguments[:2]
-    if not inputs.is_meta or not inputs.is_contiguous():
+    if not inputs.is_meta:
         return NotImplemented
     statistics = (*inputs.shape[: inputs.ndim - len(shape)], *[1] * len(shape))
-    return (
-        torch.empty_like(inputs),
-        inputs.new_empty(statistics),
-        inputs.new_empty(statistics),
-    )
+    return tuple(_blank(inputs, shape) for shape in (inputs.shape, statistics, statistics))
+
+
+def _group_norm(func: Any, arguments: Sequence[Any]) -> Any:
+    inputs = arguments[0]
+    if not _is_plain(inputs):
+        return NotImplemented
+    statistics = (arguments[3], arguments[6])
+    return tuple(_blank(inputs, shape) for shape in (inputs.shape, statistics, statistics))
+
+
+def _addmm(func: Any, arguments: Sequence[Any]) -> Any:
+    _, left, right = arguments
+    return _blank(left, (left.shape[0], right.shape[1])) if left.is_meta else NotImplemented
+
+
+def _mean(func: Any, arguments: Sequence[Any]) -> Any:
+    inputs, axes, *rest = arguments
+    if not _is_plain(inputs) or not axes or len(rest) > 1:
+        return NotImplemented
+    gone = {axis % inputs.ndim for axis in axes}
+    keep = bool(rest and rest[0])
+    sizes = [
+        1 if index in gone else size
+        for index, size in enumerate(inputs.shape)
+        if keep or index not in gone
+    ]
+    return _blank(inputs, sizes)
 
 
 SHORTCUTS: Mapping[str, Callable[[Any, Sequence[Any]], Any]] = {
     **{
         f"aten::{name}": _like_first
-        for name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "mish")
+        for name in (
+            *("relu", "gelu", "silu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "mish"),
+            *("_softmax", "_safe_softmax", "roll", "mul.Scalar", "add.Scalar", "exp", "rsqrt"),
+        )
     },
     **{
         f"aten::{name}_": _itself
-        for name in ("relu", "silu", "hardswish", "hardtanh", "mish", "leaky_relu", "mul.Scalar")
+        for name in ("relu", "silu", "hardswish", "hardtanh", "mish", "leaky_relu", "sigmoid")
     },
     **{f"aten::{name}.Tensor": _like_both for name in ("add", "sub", "mul", "div")},
     **{f"aten::{name}_.Tensor": _itself for name in ("add", "mul", "sub", "div")},
     "aten::native_batch_norm": _batch_norm,
     "aten::native_layer_norm": _layer_norm,
+    "aten::native_group_norm": _group_norm,
+    "aten::addmm": _addmm,
+    "aten::mean.dim": _mean,
 }
 """What the meta device takes long to find out: the shapes of frequent operations' results."""

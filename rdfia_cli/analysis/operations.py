@@ -208,11 +208,12 @@ SCALES: Mapping[str, Formula] = {
             ),
             *("var", "var_mean", "std", "std_mean", "norm", "linalg_vector_norm", "logsumexp"),
             *("cumsum", "cumprod", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "nansum"),
-            *("native_dropout", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "glu"),
-            "col2im",
+            *("native_dropout", "_thnn_fused_gru_cell", "glu", "col2im"),
         ),
         _inputs(1),
     ),
+    # Of each four gates: their sum, their functions, then six operations on the cell.
+    "_thnn_fused_lstm_cell": lambda arguments, output: 13 * arguments[0].numel() // 4,
     # A maximum, a difference, an exponential, a sum and a quotient.
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), _inputs(5)),
     **dict.fromkeys(
@@ -281,6 +282,13 @@ def _kind(operation: Any) -> tuple[str, str]:
     return ("pointwise" if torch.Tag.pointwise in operation.tags else "unknown"), name
 
 
+def _adds_bias(name: str, arguments: Sequence[Any]) -> bool:
+    """Whether a product adds something too, which as an operation of its own would count."""
+    if PRODUCTS[name] in (_convolution, _transposed_convolution, _linear):
+        return any(isinstance(argument, Tensor) for argument in arguments[2:4])
+    return name.startswith(("add", "badd", "_addmm"))
+
+
 def work_of(
     operation: Any, arguments: Sequence[Any], output: Any, convention: Convention
 ) -> Work | None:
@@ -298,7 +306,8 @@ def work_of(
         if "_attention" in name:
             # Its scores too, which it returns to nobody: fused or not, the figure is one.
             returned += macs // (arguments[0].shape[-1] + arguments[2].shape[-1])
-        return Work(macs=macs, activations=returned)
+        biases = returned if _adds_bias(name, arguments) else 0
+        return Work(macs=macs, others=biases, activations=returned)
     if kind == "scale":
         amount = SCALES[name](arguments, output)
         is_mac = convention == "fvcore" and name in SCALES_OF_NORMS

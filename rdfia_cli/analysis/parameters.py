@@ -123,7 +123,11 @@ def measure(
 
 
 def _shadow(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, made without copying a tensor."""
+    """A copy on the meta device, made without copying a tensor; the model itself if it is there."""
+    tensors = (*model.parameters(), *model.buffers())
+    is_ready = not any(module.training for module in model.modules())
+    if is_ready and all(tensor.is_meta for tensor in tensors):
+        return model
     copies: dict[int, Any] = {}
     for parameter in model.parameters():
         blank = torch.empty_like(parameter, device="meta")
@@ -191,12 +195,13 @@ def fold(costs: Costs, depth: int | None) -> tuple[Layer, ...]:
 
 
 def subtrees(costs: Costs, depth: int) -> tuple[Layer, ...]:
-    """The layers down to a depth, each with all that stands below it."""
-    shown = [layer for layer in costs.layers if layer.depth <= depth and layer.name]
+    """The layers down to a depth, each with all that stands below it; the model itself alone."""
     return tuple(
-        _sum(
-            head,
-            tuple(x for x in costs.layers if f"{x.name}.".startswith(f"{head.name}.")),
-        )
-        for head in shown
+        _sum(head, tuple(layer for layer in costs.layers if _is_within(layer, head)))
+        for head in costs.layers
+        if head.depth <= depth
     )
+
+
+def _is_within(layer: Layer, head: Layer) -> bool:
+    return layer is head or (head.name != "" and layer.name.startswith(f"{head.name}."))

@@ -30,7 +30,7 @@ def print_model(content: Mapping[str, Any], costs: Costs, depth: int) -> None:
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
-    name = "  " * (layer.depth - 1) + layer.name.rpartition(".")[2]
+    name = "  " * (layer.depth - 1) + layer.name.rpartition(".")[2] or "(itself)"
     figures = (layer.weights, layer.biases, layer.macs, layer.activations)
     if layer.shared is not None and not layer.parameters:
         shown = (f"as {layer.shared}", "", *(f"{n:,}" if n else "" for n in figures[2:]))
@@ -107,9 +107,7 @@ def print_explanations(found: Sequence[Explanation], content: Mapping[str, Any])
     for explanation in found:
         layer = explanation.layer
         shape = _shape(layer)
-        heading = " ".join(
-            [layer.name or "(the model itself)", layer.type, *([shape] * bool(shape))]
-        )
+        heading = " ".join([layer.name or "(itself)", layer.type, *([shape] * bool(shape))])
         console.print_result(f"\n{heading}")
         console.print_columns(_explanation_rows(explanation))
 

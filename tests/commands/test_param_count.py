@@ -1,0 +1,154 @@
+"""`rdfia param-count`: trees, comparisons, objects, gates and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rdfia_cli.commands.param_count import parse_amount
+from rdfia_cli.errors import UsageError
+
+FIELDS = {
+    *("schema", "model", "input", "parameters", "trainable", "buffers", "macs", "flops"),
+    *("activations", "layers"),
+}
+LAYER_FIELDS = {"name", "type", "output", "parameters", "weights", "biases", "macs"}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_object_has_the_fields_that_scripts_read(rdfia):
+    content = rdfia("param-count", "cnn", "--json").json
+    assert content.keys() >= FIELDS
+    assert all(layer.keys() >= LAYER_FIELDS for layer in content["layers"])
+    assert content["schema"] == "rdfia.parameters/1"
+    assert (content["input"], content["parameters"]) == ([3, 32, 32], 1_191_170)
+    assert content["macs"] == sum(layer["macs"] for layer in content["layers"])
+
+
+def test_several_models_are_a_line_each_in_the_order_given(rdfia):
+    outcome = rdfia("param-count", "mlp", "lenet", "torchvision/vgg1[13]", "--json", "--depth", "0")
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["model"] for line in lines] == [
+        *("mlp", "lenet", "torchvision/vgg11", "torchvision/vgg13"),
+    ]
+
+
+def test_several_models_are_one_table(rdfia):
+    outcome = rdfia("param-count", "mlp", "lenet")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["model", "mlp", "lenet"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (("--max-parameters", "2M", "--max-macs", "1G"), 0),
+        (("--max-parameters", "1M"), 5),
+        (("--max-macs", "23.15M"), 5),
+        (("--max-macs", "23152400"), 0),
+    ],
+)
+def test_a_limit_exceeded_is_exit_5_and_the_object_is_there_all_the_same(rdfia, limits, code):
+    outcome = rdfia("param-count", "cnn", "--json", *limits)
+    assert outcome.code == code
+    assert len(outcome.out.splitlines()) == 1
+    assert outcome.json["macs"] == 23_152_400
+    assert ("above" in outcome.err) == (code == 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("5M", 5_000_000), ("1.5G", 1_500_000_000), ("300k", 300_000), ("7", 7), ("2b", 2 * 10**9)],
+)
+def test_amounts_have_units(text, amount):
+    assert parse_amount("--max-macs", text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "5 M M", "5X"])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(UsageError, match="--max-macs"):
+        parse_amount("--max-macs", text)
+
+
+def test_one_of_input_and_classes_leaves_the_other_the_model_s_own(rdfia):
+    content = rdfia("param-count", "timm/resnet18", "--classes", "10", "--json").json
+    assert (content["input"], content["classes"]) == ([3, 224, 224], 10)
+    content = rdfia("param-count", "cnn", "--input", "1x28x28", "--json").json
+    assert (content["input"], content["classes"]) == ([1, 28, 28], 10)
+
+
+def test_a_dataset_is_what_is_fed_and_whose_images_are_counted(rdfia):
+    content = rdfia("param-count", "cnn", "--data", "cifar10", "--explain", "--json").json
+    assert (content["images"], round(content["weights_per_image"], 1)) == (50_000, 23.8)
+    assert content["explanations"][0]["weights"] == "5*5*3*32"
+    content = rdfia("param-count", "cnn", "--data", "digits", "--json").json
+    assert content["input"] == [1, 8, 8]
+
+
+def test_a_run_is_counted_on_what_it_was_fed(rdfia):
+    train = ("train", "cnn:batch_norm=true", "--augment", "random_crop:size=6", "--epochs", "1")
+    assert rdfia(*train, "--out", "run", "-q").code == 0
+    content = rdfia("param-count", "run", "--json").json
+    assert (content["input"], content["classes"]) == ([1, 6, 6], 10)
+    trained = json.loads(Path("run/result.json").read_bytes())
+    assert content["parameters"] == trained["parameters"]
+
+
+def test_an_older_run_that_does_not_tell_its_input_asks_for_it(rdfia):
+    assert rdfia("train", "mlp", "--epochs", "1", "--out", "run", "-q").code == 0
+    path = Path("run/environment.json")
+    stored = json.loads(path.read_bytes())
+    del stored["input"]
+    path.write_text(json.dumps(stored))
+    outcome = rdfia("param-count", "run")
+    assert (outcome.code, "--input CxHxW" in outcome.err) == (2, True)
+    assert rdfia("param-count", "run", "--input", "1x8x8", "--classes", "10").code == 0
+
+
+def test_a_function_of_a_file_is_counted(rdfia):
+    Path("mine.py").write_text(
+        "from torch import nn\n"
+        "def build(input, *, width: int = 3):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.Linear(width, 10))\n"
+    )
+    content = rdfia("param-count", "./mine.py:build:width=5", "--input", "3x8x8", "--json").json
+    assert content["parameters"] == 192 * 5 + 5 + 5 * 10 + 10
+
+
+def test_a_model_that_fails_among_others_leaves_its_line_and_exit_4(rdfia):
+    outcome = rdfia("param-count", "lenet", "mlp", "--input", "1x4x4", "--json")
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["schema"] for line in lines] == ["rdfia.error/1", "rdfia.parameters/1"]
+    assert "lenet: " in lines[0]["message"]
+    assert outcome.code == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("cnnn",), 4, "did you mean 'cnn'"),
+        (("cnn", "--input", "3x32x"), 2, "--input 3x32x is no shape"),
+        (("cnn", "--convention", "fvcor"), 2, "did you mean 'fvcore'"),
+        (("cnn", "--max-macs", "many"), 2, "is no amount"),
+        (("torchvision/vgg99*",), 2, "no model is called"),
+        (("cnn", "--input", "7"), 4, "needs images"),
+        (("./absent.py:build",), 4, "cannot read './absent.py'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(rdfia, arguments, code, told):
+    outcome = rdfia("param-count", *arguments)
+    assert outcome.code == code
+    assert told in outcome.err
+
+
+def test_the_tree_folds_what_lies_deeper(rdfia):
+    shown = rdfia("param-count", "torchvision/resnet18", "--depth", "1").out
+    assert "layer1" in shown
+    assert "conv2" not in shown
+
+
+def test_the_explanation_fills_in_the_numbers(rdfia):
+    shown = rdfia("param-count", "cnn", "--data", "cifar10", "--explain").out
+    assert "5*5*32*64 = 51,200, and 64 biases" in shown
+    assert "23.8 weights a train image" in shown
