@@ -40,6 +40,7 @@ class Field:
             smaller than the bounds where there are any, never larger.
         mixed: an operation over a whole axis has reached across the whole image on the way here,
             as a mean or an attention does and a window does not.
+        largest: the most numbers that axes may take that are written out into one.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +49,7 @@ class Field:
     image: tuple[int, int]
     approximations: frozenset[str] = frozenset()
     mixed: bool = False
+    largest: int = LARGEST
 
     def map(self, shape: Sequence[int], transform: Callable[[Bounds], Bounds]) -> Field:
         """The field of a tensor of another shape, its bounds made from these."""
@@ -59,15 +61,17 @@ class Field:
         )
 
 
-def field_of_image(shape: Sequence[int]) -> Field:
+def field_of_image(shape: Sequence[int], largest: int = LARGEST) -> Field:
     """The field of the input itself: every pixel sees its own row and column.
 
     Args:
         shape: (1, C, H, W), or (1, F) for points, which count as one row of F columns.
+        largest: see `Field`.
     """
     height, width = (shape[-2], shape[-1]) if len(shape) > 2 else (1, shape[-1])
     rows = _identity(height, len(shape), len(shape) - 2 if len(shape) > 2 else 0)
-    return Field(tuple(shape), rows, _identity(width, len(shape), len(shape) - 1), (height, width))
+    columns = _identity(width, len(shape), len(shape) - 1)
+    return Field(tuple(shape), rows, columns, (height, width), largest=largest)
 
 
 def _identity(size: int, axes: int, axis: int) -> Bounds:
@@ -104,6 +108,7 @@ def union(shape: Sequence[int], fields: Iterable[Field]) -> Field:
         parts[0].image,
         frozenset[str]().union(*(part.approximations for part in parts)),
         any(part.mixed for part in parts),
+        min(part.largest for part in parts),
     )
 
 
@@ -221,8 +226,10 @@ def compress(field: Field) -> Field:
 def _compress_bounds(array: Bounds) -> Bounds:
     for axis in range(1, array.ndim):
         if array.shape[axis] > 1:
-            first = array.take([0], axis=axis)
-            if (array == first).all():
+            every = (slice(None),) * axis
+            first = array[(*every, slice(0, 1))]
+            # Most axes that vary do so at once.
+            if (array[(*every, slice(1, 2))] == first).all() and (array == first).all():
                 array = first
     return array
 

@@ -19,6 +19,9 @@ CANVAS = 4096
 LARGEST_CANVAS = 32768
 """Where growing ends for a field that a canvas of 4096 still cuts off."""
 
+LARGEST_MERGED = 2**21
+"""The most numbers for axes that are written out into one: a flattened canvas is not worth more."""
+
 Key = tuple[str, int, int]
 
 
@@ -121,7 +124,9 @@ def _larger_passes(
     found: list[tuple[int, Pass[Grid]]] = []
     while factor > 1 and factor * side <= max(LARGEST_CANVAS, 2 * side):
         channels, sizes = shape[:-2], shape[-2:]
-        run = run_pass(model, (*channels, *(size * factor for size in sizes)), lay_out)
+        run = run_pass(
+            model, (*channels, *(size * factor for size in sizes)), lay_out, LARGEST_MERGED
+        )
         found.append((factor, run))
         if isinstance(run.failure, TooLargeError):
             factor //= 4

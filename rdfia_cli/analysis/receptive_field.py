@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
-from rdfia_cli.analysis.intervals import Field, TooLargeError, field_of_image, nothing
+from rdfia_cli.analysis.intervals import LARGEST, Field, TooLargeError, field_of_image, nothing
 from rdfia_cli.analysis.tracker import Tracker
 
 Kept = TypeVar("Kept")
@@ -105,17 +105,24 @@ class Journal(Generic[Kept]):
         return self._kept[1]
 
 
-def run_pass(model: nn.Module, shape: tuple[int, ...], keep: Callable[[Field], Kept]) -> Pass[Kept]:
+def run_pass(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    keep: Callable[[Field], Kept],
+    largest: int | None = None,
+) -> Pass[Kept]:
     """Run a model once on the meta device and look at the field of every module's output.
 
     Args:
         model: on the meta device, in evaluation mode.
         shape: of one input: (C, H, W), or (F,) for points.
         keep: what to keep of each field.
+        largest: the pass ends where more numbers than these would be written out; without it, an
+            operation for which memory does not suffice counts as one without a rule.
     """
     *_, height, width = (1, *shape)
     image = (height, width)
-    tracker, journal = Tracker(image), Journal(keep)
+    tracker, journal = Tracker(image, stops=largest is not None), Journal(keep)
 
     def note(call: Call, returned: Any) -> None:
         tensors = list(tensors_of(returned))
@@ -124,7 +131,7 @@ def run_pass(model: nn.Module, shape: tuple[int, ...], keep: Callable[[Field], K
     failure: Exception | None = None
     with torch.inference_mode(), watch_calls(model, note):
         images = torch.empty(1, *shape, device="meta")
-        tracker.follow(images, field_of_image(images.shape))
+        tracker.follow(images, field_of_image(images.shape, largest or LARGEST))
         try:
             with tracker:
                 model(images)

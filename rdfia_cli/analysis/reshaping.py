@@ -9,9 +9,6 @@ import numpy as np
 
 from rdfia_cli.analysis.intervals import Bounds, Field, compress, everything, guard, separate
 
-LARGEST_MERGED = 2**21
-"""The most numbers for axes that are written out into one: a flattened canvas is not worth more."""
-
 
 @dataclass(frozen=True)
 class Group:
@@ -54,12 +51,17 @@ def reshape(field: Field, shape: Sequence[int]) -> Field:
     found = list(groups(field.shape, shape))
     if not all(group.is_plain for group in found):
         field = separate(field)
-    moved = field.map(shape, lambda a: _regroup(a, field.shape, shape, found))
+    source, largest = field.shape, field.largest
+    moved = field.map(shape, lambda a: _regroup(a, source, shape, found, largest))
     return compress(moved) if any(len(g.after) > 1 and not g.is_plain for g in found) else moved
 
 
 def _regroup(
-    array: Bounds, before: Sequence[int], after: Sequence[int], found: Sequence[Group]
+    array: Bounds,
+    before: Sequence[int],
+    after: Sequence[int],
+    found: Sequence[Group],
+    largest: int,
 ) -> Bounds:
     """Write out the axes of each group where one varies, and reshape."""
     source, target = [2], [2]
@@ -67,5 +69,5 @@ def _regroup(
         varies = any(array.shape[axis + 1] > 1 for axis in group.before)
         source += [before[axis] if varies else 1 for axis in group.before]
         target += [after[axis] if varies else 1 for axis in group.after]
-    guard(source, LARGEST_MERGED)
+    guard(source, largest)
     return np.broadcast_to(array, source).reshape(target)

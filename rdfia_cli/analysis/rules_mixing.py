@@ -220,8 +220,21 @@ def _recurrent(operation: Operation) -> list[Field]:
     width = operation.shape[-1]
     for _ in range(arguments["num_layers"]):
         field = _recurrent_layer(reduce(field, [-1]), time, width, both_ways=both_ways)
-    rest = [everything(field, tuple(output.shape)) for output in operation.outputs[1:]]
-    return [broadcast(field, operation.shape), *rest]
+    states = [_state(operation.input, time, output.shape) for output in operation.outputs[1:]]
+    return [broadcast(field, operation.shape), *states]
+
+
+def _state(field: Field, time: int, shape: Sequence[int]) -> Field:
+    """The state after the last step, which has seen every step of its own sequence.
+
+    Args:
+        field: of the sequences, (B, T, F), (T, B, F) or (T, F).
+        time: the axis of steps.
+        shape: of the state, (layers, B, H) or (layers, H).
+    """
+    joined = reduce(field, [time, -1])
+    examples = [] if len(shape) == 2 else [joined.shape[1 - time]]
+    return replace(reshape(joined, (1, *examples, 1)), shape=tuple(shape))
 
 
 def _recurrent_layer(field: Field, time: int, width: int, *, both_ways: bool) -> Field:

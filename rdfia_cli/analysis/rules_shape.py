@@ -118,6 +118,7 @@ def concatenate(fields: Sequence[Field], axis: int, shape: Sequence[int]) -> Fie
         fields[0].image,
         frozenset[str]().union(*(field.approximations for field in fields)),
         any(field.mixed for field in fields),
+        min(field.largest for field in fields),
     )
 
 

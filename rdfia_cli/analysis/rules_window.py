@@ -19,7 +19,7 @@ from rdfia_cli.analysis.intervals import (
     compress,
     reduce,
     separate,
-    spread_all,
+    spread,
     union,
 )
 from rdfia_cli.analysis.operation import Operation, Rule
@@ -251,13 +251,16 @@ def _fold(operation: Operation) -> Field:
     batch, channels = operation.shape[0], operation.shape[1]
     shape = (batch, channels, above.kernel, left.kernel, above.outputs, left.outputs)
     patches = separate(reshape(field, shape))
-    rows, columns = (_add_patches(a, above, left) for a in spread_all(patches))
+    rows, columns = (_add_patches(a, above, left) for a in (patches.rows, patches.columns))
     return compress(replace(field, shape=operation.shape, rows=rows, columns=columns))
 
 
 def _add_patches(patches: Bounds, above: Window, left: Window) -> Bounds:
     """Union where patches overlap: (2, B, C, kh, kw, oh, ow) becomes (2, B, C, H, W)."""
+    shape = (above.kernel, left.kernel, above.outputs, left.outputs)
     lengths = (above.size + 2 * above.padding, left.size + 2 * left.padding)
+    for axis, size in zip(range(2, 6), shape, strict=True):
+        patches = spread(patches, axis, size)
     canvas = np.full((*patches.shape[:3], *lengths), NOTHING, dtype=np.int32)
     for i in range(above.kernel):
         for j in range(left.kernel):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rdfia_cli.analysis.aliases import Aliases, write_through
-from rdfia_cli.analysis.intervals import Field, everything, nothing, whole_image
+from rdfia_cli.analysis.intervals import Field, TooLargeError, everything, nothing, whole_image
 from rdfia_cli.analysis.operation import Operation, Rule, tensors_in
 from rdfia_cli.analysis.rules_mixing import MIXING_RULES, is_plain_einsum, reduction
 from rdfia_cli.analysis.rules_pointwise import POINTWISE_RULES, elementwise
@@ -85,11 +85,13 @@ class Tracker(TorchDispatchMode):
 
     Args:
         image: height and width of the input.
+        stops: an operation for which memory does not suffice is an error; else one without a rule.
     """
 
-    def __init__(self, image: tuple[int, int]) -> None:
+    def __init__(self, image: tuple[int, int], *, stops: bool = False) -> None:
         super().__init__()
         self.image = image
+        self._stops = stops
         self._fields: Any = WeakTensorKeyDictionary()
         self._aliases = Aliases()
 
@@ -130,7 +132,12 @@ class Tracker(TorchDispatchMode):
         self, func: Any, signature: Signature, arguments: dict[str, Any], outputs: list[Tensor]
     ) -> None:
         operation = Operation(func, signature.name, arguments, outputs, self.field, self.image)
-        found = fields_of_outputs(operation, signature.rule)
+        try:
+            found = fields_of_outputs(operation, signature.rule)
+        except TooLargeError:
+            if self._stops:
+                raise
+            found = fields_of_outputs(operation, None)
         for output, new in zip(outputs, found, strict=True):
             if signature.written:
                 self._write(output, new)

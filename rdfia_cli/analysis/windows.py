@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from rdfia_cli.analysis.intervals import NOTHING, Bounds, guard, spread
+from rdfia_cli.analysis.intervals import NOTHING, Bounds, guard, index_axis, spread
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def slide(array: Bounds, axis: int, window: Window) -> Bounds:
 def pad(array: Bounds, axis: int, before: int, after: int) -> Bounds:
     """Put elements that see nothing around an axis; negative widths cut elements off."""
     size = array.shape[axis + 1]
-    kept = array.take(range(max(0, -before), size - max(0, -after)), axis=axis + 1)
+    kept = array
+    if before < 0 or after < 0:
+        kept = index_axis(array, axis, slice(max(0, -before), size - max(0, -after)))
     if before <= 0 and after <= 0:
         return kept
     widths = [(0, 0)] * array.ndim

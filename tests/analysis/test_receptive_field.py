@@ -127,7 +127,7 @@ def test_recurrent_layers_see_what_nan_reaches(kind, layers):
             self.layer = layer
 
         def forward(self, x):
-            return self.layer(x.flatten(2).transpose(1, 2))[0] * 1
+            return self.layer(x[0].permute(1, 2, 0))[0] * 1
 
     assert_equals_nan(Recurrent(), (4, 6, 5))
 
