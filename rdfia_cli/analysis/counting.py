@@ -77,7 +77,7 @@ def count_pass(
     with watch_calls(model) as calls, _decomposed():
         counter = _Counter(ledger, calls, saved, convention, shortcuts=shortcuts)
         with (
-            torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda nothing: nothing),
             _FunctionCounter(counter),
             counter,
         ):
@@ -114,22 +114,25 @@ class _SavedTensors:
 
     def __init__(self, model: nn.Module) -> None:
         self.own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-        self.kept: dict[int, tuple[Tensor, int]] = {}
+        self.kept: dict[int, tuple[torch.UntypedStorage, int, int]] = {}
         self.times = 1
 
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Note a tensor; it is held, so that no other storage takes its address meanwhile."""
+    def keep(self, tensor: Tensor) -> None:
+        """Note a tensor's storage, and hold it, so that no other takes its address meanwhile.
+
+        No backward pass follows, so the graph gets nothing to hold: an output that is saved would
+        hold its graph, which holds the output, a ring that nobody collects.
+        """
         key = _storage(tensor)
         if key not in self.own:
-            self.kept.setdefault(key, (tensor, self.times))
-        return tensor
+            size = tensor.element_size() if tensor.is_floating_point() else 0
+            self.kept.setdefault(key, (tensor.untyped_storage(), size, self.times))
 
     def bytes(self) -> dict[int, int]:
         """The bytes that are kept, by the size of a floating-point element; 0 for all others."""
         found: dict[int, int] = {}
-        for tensor, times in self.kept.values():
-            size = tensor.element_size() if tensor.is_floating_point() else 0
-            found[size] = found.get(size, 0) + times * tensor.untyped_storage().nbytes()
+        for storage, size, times in self.kept.values():
+            found[size] = found.get(size, 0) + times * storage.nbytes()
         return found
 
 

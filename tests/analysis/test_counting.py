@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -168,3 +169,14 @@ def test_saved_tensors_are_the_bytes_that_autograd_keeps():
     ledger = count_pass(model.eval(), torch.zeros(3, 5))
     # The input, and the output of ReLU, which ReLU and the second layer share.
     assert ledger.saved == {4: 4 * 3 * (5 + 7)}
+
+
+def test_nothing_of_a_counted_pass_stays_in_memory():
+    model, inputs = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval(), torch.zeros(1, 3)
+    count_pass(model, inputs)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(20):
+        count_pass(model, inputs)
+    gc.collect()
+    assert len(gc.get_objects()) < before + 20
