@@ -610,7 +610,7 @@ def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
 ):
     config = resolve(Sources({"model": "mlp", "data": "circles", "out": "run"})).config
 
-    def slow_dataset(config: RunConfig, splits: object) -> None:
+    def slow_dataset(config: RunConfig, splits: object, **others: object) -> None:
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(assembly, "assemble", slow_dataset)

@@ -23,9 +23,6 @@ from rdfia_cli.models.patches import refuse_patch
 from rdfia_cli.models.weights import Weights, load_strictly, read_weights, tell
 from rdfia_cli.spec import Count, Fraction, InputSpec, PixelStatistics, Positive
 
-Position = Literal["learned", "sinusoidal", "none"]
-Pooling = Literal["token", "mean"]
-
 NORM_EPSILON = 1e-6
 """As in the paper's code and in timm; torch's own default is 1e-5."""
 HALF = PixelStatistics((0.5,), (0.5,))
@@ -42,8 +39,8 @@ def vit(
     heads: Count = 4,
     patch: Count = 7,
     mlp_ratio: Positive = 4.0,
-    position: Position = "learned",
-    pooling: Pooling = "token",
+    position: Literal["learned", "sinusoidal", "none"] = "learned",
+    pooling: Literal["token", "mean"] = "token",
     dropout: Fraction = 0.0,
     stochastic_depth: Fraction = 0.0,
     weights: Path | None = None,
@@ -116,8 +113,8 @@ class VisionTransformer(nn.Module):
         heads: int,
         patch: int,
         mlp_ratio: float = 4.0,
-        position: Position = "learned",
-        pooling: Pooling = "token",
+        position: str = "learned",
+        pooling: str = "token",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
     ) -> None:
@@ -146,7 +143,7 @@ class VisionTransformer(nn.Module):
             if isinstance(parameter, nn.Parameter):
                 nn.init.trunc_normal_(parameter, std=SPREAD)
 
-    def _set_position(self, kind: Position, dim: int) -> None:
+    def _set_position(self, kind: str, dim: int) -> None:
         tokens = math.prod(self.grid) + self.prefix
         if kind == "sinusoidal":
             fixed = sinusoids(tokens, dim)
