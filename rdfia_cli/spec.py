@@ -59,10 +59,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """The mean and standard deviation of each channel, or of all, for pixels in [0, 1]."""
+    """What normalises pixels in [0, 1].
+
+    Attributes:
+        mean: of each channel, or of all; with a whitening, of each value of the flattened input.
+        std: the deviation of each channel, or of all; empty with a whitening.
+        whitening: (D, D) float32 for inputs of D values, or None.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whitening: Tensor | None = None
 
 
 class Batch(NamedTuple):

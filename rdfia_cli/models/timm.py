@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timm as library
+import torch
 from timm.models import group_parameters
 from torch import nn
 
@@ -61,8 +62,7 @@ def timm(
         model = _load(name, read, own, options)
         statistics = read.statistics or statistics
     else:
-        address = f"https://huggingface.co/{own.hf_hub_id}"
-        with naming_download(name, address, wanted=pretrained):
+        with naming_download(name, _way_to_weights(own), wanted=pretrained):
             model = _create(name, options, pretrained=pretrained)
     trained = pretrained or weights is not None
     tell(model, made_for=made_for, pixel_statistics=statistics if trained else None)
@@ -72,6 +72,16 @@ def timm(
         has_patch = "patch_size" in options or hasattr(model, "patch_embed")
         refuse_ignored_pixels(model, input, name, keyword="patch_size" if has_patch else None)
     return model
+
+
+def _way_to_weights(own: Any) -> str:
+    """Which file to put where, if timm cannot download its weights."""
+    if own.hf_hub_id:
+        address = f"https://huggingface.co/{own.hf_hub_id}"
+        return f"give model.safetensors of {address} with weights=FILE"
+    if own.url:
+        return f"put {own.url} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    return "timm publishes none for it: leave out pretrained=true"
 
 
 def _adaptation(name: str, input: InputSpec, *, fixed: bool) -> dict[str, Any]:
@@ -89,15 +99,15 @@ def _create(name: str, options: Mapping[str, Any], **weights: Any) -> Any:
     """
     try:
         return library.create_model(name.removeprefix("timm/"), **options, **weights)
-    except TypeError as error:
-        if "'img_size'" not in str(error):
+    except (AssertionError, TypeError) as error:
+        size = options.get("img_size")
+        if size is None or (isinstance(error, TypeError) and "'img_size'" not in str(error)):
             raise
         own: Any = library.get_pretrained_cfg(name.removeprefix("timm/"))
-        height, width = own.input_size[1:]
+        reason = f": {error}" if isinstance(error, AssertionError) and str(error) else ""
         raise ComponentError(
-            f"{name} takes images of {height}x{width} only, not of "
-            f"{'x'.join(map(str, options['img_size']))}",
-            f"add --augment resize:size={height}",
+            f"{name} cannot take images of {'x'.join(map(str, size))}{reason}",
+            f"add --augment resize:size={own.input_size[1]}, its own size",
         ) from None
 
 

@@ -122,7 +122,8 @@ def _statistics(variant: str) -> PixelStatistics:
 
 def _download(published: Any, name: str) -> dict[str, Tensor]:
     """The weights that torchvision publishes, from its cache or its site."""
-    with naming_download(name, published.url, wanted=True):
+    place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+    with naming_download(name, f"put {published.url} there as {place}", wanted=True):
         return torch.hub.load_state_dict_from_url(
             published.url, map_location="cpu", check_hash=True, weights_only=True
         )
@@ -167,7 +168,8 @@ def _replace_head(model: nn.Module, name: str, classes: int) -> None:
     """Put a new layer where the logits are made."""
     old = model.get_submodule(name)
     if isinstance(old, nn.Linear):
-        new: nn.Module = nn.Linear(old.in_features, classes)
+        has_bias = "bias" in dict(old.named_parameters())
+        new: nn.Module = nn.Linear(old.in_features, classes, bias=has_bias)
     else:
         assert isinstance(old, nn.Conv2d)
         new = nn.Conv2d(old.in_channels, classes, 1)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import pack, rearrange, repeat
 from torch import Tensor, nn
 
-from rdfia_cli.errors import UsageError
+from rdfia_cli.errors import ComponentError, UsageError
 from rdfia_cli.models.attention import attend, attention_probabilities
 from rdfia_cli.models.patches import refuse_patch
 from rdfia_cli.models.weights import Weights, load_strictly, read_weights, tell
@@ -294,12 +294,16 @@ def load_timm_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Non
 
     Args:
         model: from `vit`.
-        state_dict: timm's, by timm's names. Positions of another image size are resampled.
+        state_dict: timm's, by timm's names. Positions of another number of patches are resampled
+            as of a square image; those of as many are taken as they stand, as timm does.
 
     Raises:
         ComponentError: a tensor is missing, left over, or of another shape; it is named.
     """
-    assert isinstance(model, VisionTransformer)
+    if not isinstance(model, VisionTransformer):
+        raise ComponentError(
+            f"{type(model).__name__} is no VisionTransformer of rdfia", "use vit()"
+        )
     _fill(model, _from_timm(state_dict), "the weights")
 
 

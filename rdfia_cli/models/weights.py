@@ -17,6 +17,11 @@ from rdfia_cli.spec import InputSpec, PixelStatistics
 STATISTICS = "input_statistics."
 """How the names of the tensors begin with which a run's weights normalise their input."""
 
+MARK = "rdfia"
+"""A key of the metadata of a run's weights."""
+UNTOUCHED = PixelStatistics((0.0,), (1.0,))
+"""What a run without normalisation was fed."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -25,7 +30,7 @@ class Weights:
     Attributes:
         path: the file.
         tensors: the weights by name.
-        statistics: the normalisation that a run of rdfia stored beside them, or None.
+        statistics: the normalisation of the run of rdfia that stored them, or None for others.
     """
 
     path: Path
@@ -47,6 +52,7 @@ def read_weights(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            is_a_run_s = MARK in (file.metadata() or {})
     except FileNotFoundError:
         raise ComponentError(
             f"weights file '{path}' does not exist", "check weights=FILE"
@@ -57,14 +63,19 @@ def read_weights(path: Path) -> Weights:
             "save the weights with safetensors.torch.save_file; pickles are not read",
         ) from None
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(STATISTICS)}
-    return Weights(path, own, _statistics(tensors))
+    return Weights(path, own, _statistics(tensors) or (UNTOUCHED if is_a_run_s else None))
 
 
 def _statistics(tensors: Mapping[str, Tensor]) -> PixelStatistics | None:
-    mean, std = (tensors.get(f"{STATISTICS}{name}") for name in ("mean", "std"))
-    if mean is None or std is None:
-        return None
-    return PixelStatistics(tuple(mean.flatten().tolist()), tuple(std.flatten().tolist()))
+    found = {
+        name.removeprefix(STATISTICS): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(STATISTICS)
+    }
+    mean, std = (
+        tuple(found[name].flatten().tolist()) if name in found else () for name in ("mean", "std")
+    )
+    return PixelStatistics(mean, std, found.get("whitening")) if found else None
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -122,8 +133,13 @@ def tell(model: nn.Module, **facts: InputSpec | PixelStatistics | Mapping[str, i
 
 
 @contextlib.contextmanager
-def naming_download(model: str, address: str, *, wanted: bool) -> Generator[None]:
+def naming_download(model: str, remedy: str, *, wanted: bool) -> Generator[None]:
     """Say what to do where published weights cannot be downloaded.
+
+    Args:
+        model: how the error names the model.
+        remedy: which file to put where.
+        wanted: whether weights are asked for; otherwise an error is left as it is.
 
     Raises:
         ComponentError: there is no way to them.
@@ -138,6 +154,5 @@ def naming_download(model: str, address: str, *, wanted: bool) -> Generator[None
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ComponentError(
             f"the weights of {model} cannot be had: {reason}",
-            f"on a machine with a network take a safetensors file from {address}, "
-            "and give it with weights=FILE",
+            remedy,
         ) from error

@@ -26,7 +26,7 @@ class AttentionPicture:
     Attributes:
         title: what stands above all.
         captions: what stands beside each image.
-        images: (N, C, H, W) float32 in [0, 1]; C is 1 or 3.
+        images: (N, C, H, W) float32 in [0, 1]; but for 1 or 3 channels their mean is shown.
         heads: (N, heads, rows, columns), the last block's attention.
         rollout: (N, rows, columns), the attention through all blocks.
         positions: (rows, columns, rows, columns), similarities in [-1, 1], or None.
@@ -82,6 +82,8 @@ def _draw_maps(figure: SubFigure, content: AttentionPicture) -> None:
 
 
 def _draw_image(axes: Axes, image: NDArray[np.float32]) -> None:
+    if len(image) not in (1, 3):
+        image = image.mean(0, keepdims=True)
     axes.imshow(image.transpose(1, 2, 0).clip(0, 1), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
 

@@ -34,7 +34,7 @@ from rdfia_cli.spec import (
 )
 from rdfia_cli.training import inputs
 from rdfia_cli.training.averaging import Average, no_best_yet
-from rdfia_cli.training.fine_tuning import freeze_backbone, scale_rates
+from rdfia_cli.training.fine_tuning import freeze_backbone, frozen_modules, scale_rates
 from rdfia_cli.training.loop import Plan, TrainingState, begin
 from rdfia_cli.training.memory import keep_freed_memory
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
@@ -298,10 +298,11 @@ def _refuse_lonely_example(assembly: Assembly, plan: Plan) -> None:
     normalised = any(isinstance(module, _BatchNorm) for module in assembly.model.modules())
     if not normalised or (examples - 1) % size:
         return
+    trial = copy.deepcopy(assembly.model).train()
+    for part in frozen_modules(trial) if plan.frozen else ():
+        part.eval()
     try:
-        copy.deepcopy(assembly.model).train()(
-            torch.zeros(1, *assembly.input.shape, device=assembly.device)
-        )
+        trial(torch.zeros(1, *assembly.input.shape, device=assembly.device))
     except ValueError as error:
         raise ComponentError(
             f"{examples} examples in batches of {size} leave one alone, on which batch "
@@ -343,7 +344,7 @@ def prepare(
         arithmetic=assembly.arithmetic,
         objective=_objective(assembly),
         patience=config.early_stopping,
-        frozen=freeze_backbone(model) if config.freeze == "backbone" else (),
+        frozen=_freeze(assembly),
     )
     _refuse_lonely_example(assembly, plan)
     optimizer: Optimizer = build_component("optimizer", config.optimizer, model)
@@ -365,6 +366,14 @@ def prepare(
         model, optimizer, schedule, scaler, statistics, begin(plan), average, best
     )
     return state, plan
+
+
+def _freeze(assembly: Assembly) -> Sequence[nn.Module]:
+    """Freeze what the configuration says; the modules that stay in evaluation mode."""
+    if assembly.config.freeze == "none":
+        return ()
+    freeze_backbone(assembly.model)
+    return frozen_modules(assembly.model)
 
 
 def _fit_statistics(assembly: Assembly) -> inputs.Statistics:

@@ -227,7 +227,8 @@ def encode_weights(state: TrainingState) -> bytes:
                 f"the model's state '{name}' is a {type(tensor).__name__}, not a tensor",
                 "checkpoints hold tensors only: make it a buffer",
             )
-    return safetensors.torch.save(_separate(tensors))
+    # By the mark a reader tells a run without normalisation from a file that says nothing of it.
+    return safetensors.torch.save(_separate(tensors), {"rdfia": "weights"})
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,12 +41,8 @@ def _layer(name: str) -> str:
     return ".".join(parts[:1])
 
 
-def freeze_backbone(model: nn.Module) -> Sequence[nn.Module]:
+def freeze_backbone(model: nn.Module) -> None:
     """Let only the head learn.
-
-    Returns:
-        The modules that are to stay in evaluation mode while the head trains, so that batch
-        normalisation keeps its statistics and nothing is dropped below the head.
 
     Raises:
         UsageError: nothing but a head is there, or the model writes its own gradients.
@@ -60,12 +56,14 @@ def freeze_backbone(model: nn.Module) -> Sequence[nn.Module]:
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(depths[name] == deepest)
-    return [module for module in model.modules() if _is_frozen(module)]
 
 
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
+def frozen_modules(model: nn.Module) -> Sequence[nn.Module]:
+    """The modules of a frozen model that stay in evaluation mode: those in which nothing learns.
+
+    Batch normalisation keeps its statistics, and nothing is dropped below the head.
+    """
+    return [m for m in model.modules() if not any(p.requires_grad for p in m.parameters())]
 
 
 def scale_rates(
@@ -95,7 +93,8 @@ def scale_rates(
     optimizer.param_groups[:] = [
         part for group in optimizer.param_groups for part in _split(group, factors)
     ]
-    optimizer.param_groups.sort(key=lambda group: -factors[group["params"][0]])
+    deepness = {parameter: depths[name] for name, parameter in model.named_parameters()}
+    optimizer.param_groups.sort(key=lambda group: -max(deepness[p] for p in group["params"]))
 
 
 def _split(

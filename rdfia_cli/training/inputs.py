@@ -172,7 +172,18 @@ def as_told(told: PixelStatistics, input: InputSpec) -> Statistics:
     """What a model's weights were trained with, for an input of any number of channels.
 
     A value for each channel stays; for another number of channels all get their mean.
+
+    Raises:
+        UsageError: they whiten inputs of another size.
     """
+    if told.whitening is not None:
+        if len(told.mean) != math.prod(input.shape):
+            raise UsageError(
+                f"the weights were trained on {len(told.mean):,} whitened values, not on inputs of "
+                f"shape {input.shape}",
+                "say how to normalise: --normalize zca or --normalize train",
+            )
+        return Statistics(torch.tensor(told.mean).view(input.shape), whitening=told.whitening)
     values = [torch.tensor(v).view(-1, 1, 1) for v in (told.mean, told.std)]
     if len(told.mean) not in (1, input.shape[0]):
         values = [value.mean(0, keepdim=True) for value in values]
@@ -191,7 +202,7 @@ def _preset(name: str, shape: torch.Size) -> Statistics:
 
 def looks_at_data(normalize: str) -> bool:
     """Whether `normalize` asks for statistics that are fitted."""
-    return parse_normalize(normalize)[0] in ("train", "zca")
+    return parse_normalize(normalize)[0] in ("auto", "train", "zca")
 
 
 def _recall_channels(train: Split, memory: Memory | None) -> Statistics:

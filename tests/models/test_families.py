@@ -100,10 +100,12 @@ def test_a_torchvision_vit_takes_its_image_size():
         (timm, "swin_tiny_patch4_window7_224", "13%"),
         (torchvision_model, "vit_b_16", "67%"),
         (torchvision_model, "convnext_tiny", "13%"),
+        (timm, "pit_ti_224", "27%"),
+        (timm, "tnt_s_patch16_224", "67%"),
     ],
 )
 def test_ignored_pixels_are_refused_with_the_ways_out(family, variant: str, share: str):
-    side = 28 if share == "67%" else 30
+    side = 30 if share == "13%" else 28
     with (
         torch.device("meta"),
         pytest.raises(ComponentError, match=f"ignore {share} of the pixels") as caught,
@@ -214,14 +216,23 @@ def test_weights_that_cannot_be_downloaded_say_which_file_to_take_from_where(mon
 
     monkeypatch.setattr(timm_library.models._builder, "load_state_dict_from_hf", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    for family, address in (
-        (timm, "https://huggingface.co/timm/resnet18.a1_in1k"),
-        (torchvision_model, "https://download.pytorch.org/models/resnet18-"),
-    ):
-        with pytest.raises(ComponentError, match="Network is unreachable") as caught:
-            family(GREY, variant="resnet18", pretrained=True)
-        assert address in caught.value.remedy
-        assert "weights=FILE" in caught.value.remedy
+    with pytest.raises(ComponentError, match="Network is unreachable") as caught:
+        timm(GREY, variant="resnet18", pretrained=True)
+    assert "model.safetensors of https://huggingface.co/timm/resnet18.a1" in caught.value.remedy
+    assert "weights=FILE" in caught.value.remedy
+    with pytest.raises(ComponentError, match="Network is unreachable") as caught:
+        torchvision_model(GREY, variant="resnet18", pretrained=True)
+    assert "https://download.pytorch.org/models/resnet18-" in caught.value.remedy
+    assert "checkpoints/resnet18-" in caught.value.remedy
+
+
+def test_a_head_without_bias_is_loaded_and_replaced(tmp_path):
+    torch.manual_seed(1)
+    source = torchvision_model(InputSpec((3, 224, 224), 10), variant="maxvit_t")
+    path = saved(source, tmp_path / "weights.safetensors")
+    model = torchvision_model(InputSpec((3, 224, 224), 4), variant="maxvit_t", weights=path)
+    assert "classifier.5.bias" not in model.state_dict()
+    assert model.classifier[5].weight.shape[0] == 4
 
 
 # Depths, for fine-tuning.

@@ -15,7 +15,12 @@ from rdfia_cli.models.perceptron import mlp
 from rdfia_cli.models.vit import vit
 from rdfia_cli.optimizers import adamw
 from rdfia_cli.spec import InputSpec
-from rdfia_cli.training.fine_tuning import freeze_backbone, parameter_depths, scale_rates
+from rdfia_cli.training.fine_tuning import (
+    freeze_backbone,
+    frozen_modules,
+    parameter_depths,
+    scale_rates,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DIGITS = InputSpec((1, 8, 8), 10)
@@ -75,12 +80,24 @@ def test_no_decay_leaves_the_optimizer_as_it_was():
 
 def test_freezing_leaves_the_head_alone_to_learn():
     model = cnn(DIGITS, batch_norm=True)
-    frozen = freeze_backbone(model)
+    freeze_backbone(model)
+    frozen = frozen_modules(model)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
     assert learning == ["linear2.weight", "linear2.bias"]
     assert model.norm1 in frozen
     assert model.linear2 not in frozen
+    assert model.relu1 in frozen
     assert model not in frozen
+
+
+def test_nothing_is_dropped_below_a_head_that_learns_alone():
+    model = vit(DIGITS, dim=8, depth=2, patch=4, dropout=0.5, stochastic_depth=0.5)
+    freeze_backbone(model)
+    model.train()
+    for part in frozen_modules(model):
+        part.eval()
+    images = torch.rand(4, 1, 8, 8)
+    assert torch.equal(model(images), model(images))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +141,17 @@ def test_weights_of_a_run_start_another_with_their_input_statistics(rdfia, tmp_p
         assert torch.equal(before[name], after[name])
 
 
+@pytest.mark.parametrize("normalize", ["none", "zca"])
+def test_whatever_normalised_a_run_normalises_those_that_start_from_it(rdfia, tmp_path, normalize):
+    model = "vit:dim=16,patch=4"
+    train(rdfia, model, "--normalize", normalize, "--epochs", "2", "--out", "first")
+    newest = max((tmp_path / "first/checkpoints").iterdir(), key=lambda path: int(path.name))
+    start = f"{model},weights={newest / 'model.safetensors'}"
+    again = train(rdfia, start, "--epochs", "1", "--lr", "0", "--out", "second")
+    kept = json.loads((tmp_path / "first/result.json").read_text())
+    assert again["test"]["loss"] == pytest.approx(kept["test"]["loss"], rel=0.01)
+
+
 def test_a_run_is_evaluated_and_resumed_without_the_file_that_it_started_from(rdfia, tmp_path):
     train(rdfia, "vit:dim=16,patch=4", "--epochs", "1", "--out", "first")
     newest = max((tmp_path / "first/checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -136,9 +164,18 @@ def test_a_run_is_evaluated_and_resumed_without_the_file_that_it_started_from(rd
     assert rdfia("eval", "second").code == 0
 
 
-def test_layer_decay_and_freezing_resume_to_the_same_bytes(rdfia, tmp_path):
-    chosen = ("vit:dim=16,patch=4,dropout=0.1,stochastic_depth=0.1", "--layer-decay", "0.7")
-    chosen += ("--head-lr-factor", "3", "--optimizer", "adamw", "--schedule", "one_cycle")
+RATES = ("--layer-decay", "0.7", "--head-lr-factor", "3", "--schedule", "one_cycle")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("vit:dim=16,patch=4,dropout=0.1,stochastic_depth=0.1", "--optimizer", "adamw", *RATES),
+        ("cnn:batch_norm=true,dropout=0.2", "--freeze", "backbone", "--ema-decay", "0.9"),
+    ],
+    ids=["layer_decay", "freeze"],
+)
+def test_fine_tuning_resumes_to_the_same_bytes(rdfia, tmp_path, chosen):
     whole = train(rdfia, *chosen, "--epochs", "2", "--out", "whole")
     code = (
         "import os, sys\n"
