@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component_table, merge
-from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec
+from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -361,23 +361,11 @@ def spec_text(key: str, chosen: ComponentConfig) -> str:
     component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
     known = registry.parameters(component).parameters
     changed = [
-        f"{name}={_value_text(value)}"
+        f"{name}={value_text(value)}"
         for name, value in chosen.parameters.items()
         if name not in known or value != known[name].usual
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
-
-
-NEEDS_QUOTES = re.compile(r"""[][(){}"',]|^\s|\s$""")
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, bool | None):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return json.dumps(value, ensure_ascii=False)
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

@@ -84,6 +84,11 @@ class PreemptedError(RdfiaError):
         self.signal = signal
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things, such as `1 image` or `60,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(name: str, known: Iterable[str], lister: str = "") -> str:
     """The way out of an unknown name: the nearest valid one, else all of them.
 

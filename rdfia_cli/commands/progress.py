@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from rdfia_cli import console
+from rdfia_cli.errors import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -74,8 +75,8 @@ def _headline(event: RunEvent) -> str:
     assert isinstance(event, Started)
     resumed = f", going on after epoch {event.epochs_done}" if event.epochs_done else ""
     return (
-        f"{event.folder}: {event.parameters:,} parameters, {event.epochs} epochs of "
-        f"{event.steps_per_epoch} steps, {event.precision} on {event.device}{resumed}"
+        f"{event.folder}: {count(event.parameters, 'parameter')}, {count(event.epochs, 'epoch')} of "
+        f"{count(event.steps_per_epoch, 'step')}, {event.precision} on {event.device}{resumed}"
     )
 
 

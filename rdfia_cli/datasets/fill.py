@@ -11,8 +11,8 @@ import numpy as np
 
 from rdfia_cli import cache
 from rdfia_cli.datasets import parallel
-from rdfia_cli.datasets.layout import count, readable, some
-from rdfia_cli.errors import UsageError
+from rdfia_cli.datasets.layout import readable, some
+from rdfia_cli.errors import UsageError, count
 from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:

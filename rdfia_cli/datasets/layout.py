@@ -125,11 +125,6 @@ def readable(name: str) -> str:
     return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things, such as `1 image` or `60,000 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def some(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
