@@ -172,7 +172,7 @@ IfExists = Annotated[
     _setting(
         "--if-exists",
         metavar="WHAT",
-        help="skip, resume, new or error. (default resume)",
+        help="skip, resume, new (into DIR-2, DIR-3, ...) or error. (default resume)",
         panel=PLACE,
     ),
 ]
