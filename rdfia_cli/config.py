@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 PLACEMENT = frozenset({"out", "if_exists"})
 """Keys that say where a run goes, not what it computes: no part of its identity."""
-
+FORMS: Mapping[str, str] = {
+    "class_weights": "none, balanced, or a list such as [1, 2.5], each above 0"
+}
+"""What a value of several forms may be, where the first form that does not fit would mislead."""
 
 PRESETS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # The labs' values; these deviations are the mean of each image's own.
@@ -287,7 +290,8 @@ def _convert(key: str, parameter: signature.Parameter, given: Given) -> Any:
     try:
         return parameter.convert(given.value, text=given.text)
     except ValueError as error:
-        raise UsageError(f"{key} = {given.value!r} ({given.origin}): {error}") from None
+        reason = f"it should be {FORMS[key]}" if key in FORMS else error
+        raise UsageError(f"{key} = {given.value!r} ({given.origin}): {reason}") from None
 
 
 def _check_component(key: str, head: str, table: Table, origins: dict[str, str]) -> ComponentConfig:
@@ -329,7 +333,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
                 f"{component.kind} '{spec.name}' needs {parameter.name} ({parameter.type})",
                 f"write {spec.name}/NAME"
                 if parameter.name == registry.VARIANT
-                else f"add --set {dotted}=VALUE",
+                else f"write {spec.name}:{parameter.name}=VALUE",
             )
         else:
             values[parameter.name] = parameter.usual
