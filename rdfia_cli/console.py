@@ -154,8 +154,8 @@ def _explain_system_error(error: OSError) -> RdfiaError:
         errno.ENOSPC: "free some space; what was complete is kept, and the same command goes on",
         errno.EFBIG: "raise the limit on file sizes (ulimit -f); the same command goes on",
         errno.EDQUOT: "free some of your quota; the same command goes on",
-        errno.EACCES: "choose a folder that you may write with --out",
-        errno.EROFS: "choose a folder that you may write with --out",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that you may write to",
         errno.ENOENT: "check the path",
     }
     where = f"'{error.filename}': " if error.filename else ""
@@ -188,6 +188,9 @@ def report(error: RdfiaError, *, as_json: bool) -> None:
         "message": fact,
         "remedy": remedy,
         "exit_code": error.exit_code,
+        **(
+            {"files": [{"file": f, "reason": why} for f, why in error.files]} if error.files else {}
+        ),
     }
     try:
         print_json(content)

@@ -104,6 +104,13 @@ def test_an_error_under_json_is_an_object_on_one_line_too(fail, error, kind, cod
     }
 
 
+def test_an_error_about_many_files_names_them_all_in_its_object(fail):
+    files = [(f"{number}.png", "not an image") for number in range(9)]
+    _, out, err = fail(UsageError("9 files are bad", "mend them", files), "--json")
+    assert [(e["file"], e["reason"]) for e in json.loads(out)["files"]] == files
+    assert err == "error: 9 files are bad\nmend them\n"
+
+
 def test_an_error_without_a_remedy_is_one_line(fail):
     assert fail(UsageError("it is wrong"))[2] == "error: it is wrong\n"
 
@@ -172,12 +179,12 @@ def test_the_version_is_a_result(rdfia):
         (
             PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"),
             "'a': Permission denied",
-            "choose a folder that you may write with --out",
+            "choose a folder that you may write to",
         ),
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "a"),
             "'a': Read-only file system",
-            "choose a folder that you may write with --out",
+            "choose a folder that you may write to",
         ),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),

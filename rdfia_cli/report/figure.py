@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,17 @@ def picture_path(text: str) -> Path:
     """The file that a user wants a picture in.
 
     Raises:
-        UsageError: it is of another kind, or its folder is missing.
+        UsageError: it is of another kind, or its folder is missing or only to be read.
     """
     path = Path(text)
     if path.suffix not in PICTURES or not path.parent.is_dir():
         raise UsageError(
             f"cannot draw '{path}'", "give a .png or .svg file in a folder that exists"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"cannot draw '{path}': you may not write to '{path.parent}'",
+            "give a file in a folder that you may write to",
         )
     return path
 
