@@ -61,7 +61,7 @@ def obtain(
     Args:
         files: what is wanted, all of one folder.
         download: fetch what is missing; otherwise the folder is the user's own.
-        option: how a user names a folder that holds them, such as `data.path`.
+        option: how a user names a folder that holds them, such as `path`.
 
     Raises:
         UsageError: the user's own folder lacks one.
@@ -74,7 +74,7 @@ def obtain(
     if missing and not download:
         raise UsageError(
             f"'{missing[0].path}' is missing",
-            f"put the file of {missing[0].urls[0]} there, or leave out {option} to download it",
+            f"put the file of {missing[0].urls[0]} there, or leave out {option}= to download it",
         )
     for index, file in enumerate(missing):
         try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Of the way from the files to the store; another number decodes anew."""
-OPTION = "data.path"
+OPTION = "path"
 IDX_BYTES = b"\0\0\x08"
 IMAGE_AXES, LABEL_AXES = 3, 1
 CIFAR_VALUES = 3 * 32 * 32
