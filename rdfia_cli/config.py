@@ -347,7 +347,9 @@ def _find(group: str, name: Given, head: str) -> registry.Component:
     try:
         return registry.find(group, spec)
     except ComponentError as error:
-        raise ComponentError(f"{error.fact} ({name.origin})", error.remedy) from None
+        is_folder = group == "datasets" and Path(spec.name).is_dir()
+        meant = f"did you mean folder:path={value_text(spec.name)}?" if is_folder else error.remedy
+        raise ComponentError(f"{error.fact} ({name.origin})", meant) from None
 
 
 def resolve_component(key: str, text: str, origin: str) -> ComponentConfig:

@@ -569,3 +569,11 @@ def test_bad_class_weights_are_told_what_good_ones_are(text):
 def test_class_weights_are_a_word_or_a_list(text):
     found = resolve(Sources({"class_weights": text})).config.class_weights
     assert found == {"[1, 2.5]": (1.0, 2.5)}.get(text, text)
+
+
+@pytest.mark.parametrize("name", ["./sizes", "sizes", "./sizes/", "a/sizes"])
+def test_a_folder_in_place_of_a_dataset_is_told_how_to_be_one(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ComponentError) as caught:
+        resolve(Sources({"data": name}))
+    assert caught.value.remedy == f"did you mean folder:path={name}?"
