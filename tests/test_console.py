@@ -330,6 +330,20 @@ def test_a_table_on_a_terminal_is_drawn_with_its_title():
         assert text in shown
 
 
+@pytest.mark.parametrize("columns", ["20", "60", "200"])
+def test_a_name_and_a_number_are_whole_on_a_terminal_however_narrow(columns):
+    name, number, text = "folder-0123456789abcdef", "70,000,000", "all that is said of it " * 3
+    program = (
+        "from rdfia_cli import console\n"
+        f"console.print_table(('store', 'images', 'rest'), [({name!r}, {number!r}, {text!r})])\n"
+    )
+    shown = on_terminal(program, COLUMNS=columns)
+    assert name in shown
+    assert number in shown
+    assert "…" not in shown
+    assert set(text.split()) <= set(shown.split()), "what does not fit is folded"
+
+
 def test_the_bar_on_a_terminal_has_colours_unless_no_color_is_set():
     program = BAR.format(quiet=False)
     coloured, plain = on_terminal(program), on_terminal(program, NO_COLOR="1")
