@@ -58,6 +58,20 @@ def drawable(text: str) -> str:
     )
 
 
+def text_width(text: str, size: float) -> float:
+    """How wide the longest line of a text is in the usual font, both in points."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    fineness = 10  # letters at 72 dots an inch are whole dots wide
+    font.set_size(size, 72 * fineness)
+    widths = [0.0]
+    for line in text.splitlines():
+        font.set_text(line, 0)
+        widths.append(font.get_width_height()[0] / 64 / fineness)
+    return max(widths)
+
+
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure into a .png or .svg file, whole or not at all, and without a date."""
     picture = io.BytesIO()
