@@ -20,6 +20,8 @@ GAP = 0.06
 """Between two cells, as a share of a cell."""
 ROW = 1.22
 """The height of a row with its captions of two lines, in cells."""
+FILLED = 0.92
+"""The share of a cell's width that a caption may take: letters on a grid of dots are wider."""
 FONT_SIZE = 6
 SMALLEST = 3
 """Points of a caption whose letters can still be told apart; a longer one loses its middle."""
@@ -55,7 +57,7 @@ def draw_samples(columns: Sequence[Column], path: Path) -> None:
             axes.text(x * step + 0.5, -0.08, column.title, ha="center", parse_math=False)
             for y, (image, caption) in enumerate(zip(column.images, column.captions, strict=True)):
                 _draw_cell(axes, image, x * step, y * ROW, side)
-                text, size = fit_caption(drawable(caption))
+                text, size = fit_caption(caption)
                 axes.text(
                     *(x * step + 0.5, y * ROW + 1.02, text),
                     ha="center",
@@ -71,8 +73,8 @@ def draw_samples(columns: Sequence[Column], path: Path) -> None:
 
 def fit_caption(text: str) -> tuple[str, float]:
     """A caption that is no wider than its cell, and its size in points."""
-    room = CELL_INCHES * 72
-    lines = [_shorten(line, room) for line in text.splitlines()]
+    room = CELL_INCHES * 72 * FILLED
+    lines = [_shorten(drawable(line), room) for line in text.splitlines()]
     text = "\n".join(lines)
     return text, min(FONT_SIZE, FONT_SIZE * room / max(text_width(text, FONT_SIZE), 1))
 

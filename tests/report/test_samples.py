@@ -58,5 +58,8 @@ def test_captions_of_two_lines_reach_neither_their_neighbours_nor_the_images_bel
     boxes = [t.get_window_extent(renderer) for t in axes.texts]
     boxes += [image.get_window_extent(renderer) for image in axes.images]
     assert len(boxes) == 2 + 4 + 4
+    assert {text.get_text() for text in axes.texts} == {"draw 1", "draw 2", caption}
+    for text in axes.texts:
+        assert text.get_window_extent(renderer).width <= ROOM / 72 * drawn[0].dpi
     overlaps = [b for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
     assert overlaps == []
