@@ -172,7 +172,7 @@ IfExists = Annotated[
     _setting(
         "--if-exists",
         metavar="WHAT",
-        help="skip, resume, new or error. (default resume)",
+        help="skip, resume, new (into DIR-2, DIR-3, ...) or error. (default resume)",
         panel=PLACE,
     ),
 ]
@@ -584,7 +584,9 @@ def prepare_data(
 
 
 @data_app.command("list")
-def list_data(ctx: typer.Context, json: Json = False, traceback: Traceback = False) -> None:
+def list_data(
+    ctx: typer.Context, json: Json = False, quiet: Quiet = False, traceback: Traceback = False
+) -> None:
     """List what is in the cache."""
     from rdfia_cli.commands import data as command
 
@@ -598,7 +600,8 @@ def remove_data(
         list[str] | None,
         typer.Argument(
             metavar="NAME...",
-            help="Stores, or datasets with all their stores, as listed.",
+            help="Stores, by the beginning of their names or by their datasets' specs; or datasets "
+            "with all their stores.",
             show_default=False,
         ),
     ] = None,
@@ -607,6 +610,7 @@ def remove_data(
         bool, typer.Option("--downloads", help="The downloaded files too.")
     ] = False,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Remove datasets from the cache."""

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component_table, merge
-from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec
+from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 PLACEMENT = frozenset({"out", "if_exists"})
 """Keys that say where a run goes, not what it computes: no part of its identity."""
-
+FORMS: Mapping[str, str] = {
+    "class_weights": "none, balanced, or a list such as [1, 2.5], each above 0"
+}
+"""What a value of several forms may be, where the first form that does not fit would mislead."""
 
 PRESETS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # The labs' values; these deviations are the mean of each image's own.
@@ -287,7 +290,8 @@ def _convert(key: str, parameter: signature.Parameter, given: Given) -> Any:
     try:
         return parameter.convert(given.value, text=given.text)
     except ValueError as error:
-        raise UsageError(f"{key} = {given.value!r} ({given.origin}): {error}") from None
+        reason = f"it should be {FORMS[key]}" if key in FORMS else error
+        raise UsageError(f"{key} = {given.value!r} ({given.origin}): {reason}") from None
 
 
 def _check_component(key: str, head: str, table: Table, origins: dict[str, str]) -> ComponentConfig:
@@ -329,7 +333,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
                 f"{component.kind} '{spec.name}' needs {parameter.name} ({parameter.type})",
                 f"write {spec.name}/NAME"
                 if parameter.name == registry.VARIANT
-                else f"add --set {dotted}=VALUE",
+                else f"write {spec.name}:{parameter.name}=VALUE",
             )
         else:
             values[parameter.name] = parameter.usual
@@ -343,7 +347,9 @@ def _find(group: str, name: Given, head: str) -> registry.Component:
     try:
         return registry.find(group, spec)
     except ComponentError as error:
-        raise ComponentError(f"{error.fact} ({name.origin})", error.remedy) from None
+        is_folder = group == "datasets" and Path(spec.name).is_dir()
+        meant = f"did you mean folder:path={value_text(spec.name)}?" if is_folder else error.remedy
+        raise ComponentError(f"{error.fact} ({name.origin})", meant) from None
 
 
 def resolve_component(key: str, text: str, origin: str) -> ComponentConfig:
@@ -361,23 +367,11 @@ def spec_text(key: str, chosen: ComponentConfig) -> str:
     component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
     known = registry.parameters(component).parameters
     changed = [
-        f"{name}={_value_text(value)}"
+        f"{name}={value_text(value)}"
         for name, value in chosen.parameters.items()
         if name not in known or value != known[name].usual
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
-
-
-NEEDS_QUOTES = re.compile(r"""[][(){}"',]|^\s|\s$""")
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, bool | None):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return json.dumps(value, ensure_ascii=False)
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

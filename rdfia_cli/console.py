@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143
+NARROWEST = 12
+"""Letters to which a column of text may be folded on a narrow terminal."""
 
 
 class ReaderGoneError(BrokenPipeError):
@@ -154,8 +156,8 @@ def _explain_system_error(error: OSError) -> RdfiaError:
         errno.ENOSPC: "free some space; what was complete is kept, and the same command goes on",
         errno.EFBIG: "raise the limit on file sizes (ulimit -f); the same command goes on",
         errno.EDQUOT: "free some of your quota; the same command goes on",
-        errno.EACCES: "choose a folder that you may write with --out",
-        errno.EROFS: "choose a folder that you may write with --out",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that you may write to",
         errno.ENOENT: "check the path",
     }
     where = f"'{error.filename}': " if error.filename else ""
@@ -188,6 +190,9 @@ def report(error: RdfiaError, *, as_json: bool) -> None:
         "message": fact,
         "remedy": remedy,
         "exit_code": error.exit_code,
+        **(
+            {"files": [{"file": f, "reason": why} for f, why in error.files]} if error.files else {}
+        ),
     }
     try:
         print_json(content)
@@ -262,14 +267,29 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 def _draw_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(heading):
-        is_number = all(row[index][:1].isdigit() or not row[index] for row in rows)
-        drawn.add_column(Text(name), justify="right" if index and is_number else "left")
+        cells = [row[index] for row in rows]
+        is_number = all(cell[:1].isdigit() or not cell for cell in cells)
+        # A name or a number that is cut or folded reads as another one.
+        is_whole = is_number or not index
+        longest = max(map(cell_len, [name, *cells]))
+        drawn.add_column(
+            Text(name),
+            justify="right" if index and is_number else "left",
+            overflow="fold",
+            no_wrap=is_whole,
+            min_width=longest if is_whole else min(longest, NARROWEST),
+        )
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.__stdout__).print(drawn)
+    console = Console(file=sys.__stdout__)
+    gap = 2
+    needed = sum((column.min_width or 0) + gap for column in drawn.columns) + gap
+    console.width = max(console.width, needed)
+    console.print(drawn, crop=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,14 +10,17 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where no more can be written."""
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that it is whole or absent, whatever happens in between.
 
-    It is written beside its place, flushed to the disk, and renamed.
+    It is written beside its place, flushed to the disk, and renamed; an error names that place.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -25,10 +29,25 @@ def write_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk names no file, others the partial one
+        raise
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(place: Path) -> Generator[None]:
+    """Have an error that says no file, such as that of a full disk, say this place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            error.filename = str(place)
+        raise
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ An error is raised where its cause is known and becomes words once, in `console`
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -23,15 +23,18 @@ class RdfiaError(Exception):
     Args:
         fact: what was wrong and where: one line.
         remedy: what to do about it: one line, or empty where the fact says it.
+        files: all files that it is about, each with what is wrong with it, where they are too many
+            for a line.
     """
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "failed"
 
-    def __init__(self, fact: str, remedy: str = "") -> None:
+    def __init__(self, fact: str, remedy: str = "", files: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(fact)
         self.fact = fact
         self.remedy = remedy
+        self.files = files
 
 
 class UsageError(RdfiaError):
@@ -82,6 +85,11 @@ class PreemptedError(RdfiaError):
     def __init__(self, fact: str, remedy: str, signal: int) -> None:
         super().__init__(fact, remedy)
         self.signal = signal
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, such as `1 image` or `60,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(name: str, known: Iterable[str], lister: str = "") -> str:

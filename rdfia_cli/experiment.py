@@ -43,7 +43,7 @@ class Started:
     Attributes:
         folder: its run folder.
         epochs, steps_per_epoch: what it will do.
-        epochs_done: what it has done before.
+        epochs_done, steps_done: what it has done before: whole epochs, and steps of the next one.
         parameters: how many the model has.
         precision, device: what it computes in and on.
     """
@@ -52,6 +52,7 @@ class Started:
     epochs: int
     steps_per_epoch: int
     epochs_done: int
+    steps_done: int
     parameters: int
     precision: str
     device: str
@@ -231,6 +232,7 @@ def _started(folder: Path, parts: Assembly, plan: Plan, state: TrainingState) ->
         epochs=plan.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         epochs_done=state.progress.epoch,
+        steps_done=state.progress.step,
         parameters=parts.parameters,
         precision=parts.arithmetic.precision,
         device=str(parts.device),

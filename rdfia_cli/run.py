@@ -212,7 +212,8 @@ def claim(folder: Path) -> Generator[None]:
             "wait for it, or choose another --out or --if-exists new",
         )
     try:
-        yield
+        with durable.naming(folder):
+            yield
     finally:
         if not (folder / CONFIG).exists():
             (folder / ENVIRONMENT).unlink(missing_ok=True)

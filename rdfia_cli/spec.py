@@ -7,9 +7,10 @@ heavy: tensors are named under TYPE_CHECKING only.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -308,6 +309,7 @@ class Spec:
 
 
 FILE_PATTERN = re.compile(r"(?P<path>[^:]*/[^:]*\.py):(?P<function>[^\W\d]\w*)")
+NEEDS_QUOTES = re.compile(r"""[][(){}"',]|^\s|\s$""")
 SPEC_PATTERN = re.compile(
     rf"(?P<file>{FILE_PATTERN.pattern})(?::(?P<settings>.*))?"
     r"|(?P<name>[\w./-]+)(?:@(?P<distribution>[\w.-]+))?(?::(?P<parameters>.*))?",
@@ -367,3 +369,13 @@ def split_outside_brackets(text: str) -> Iterator[str]:
         )
     if item.strip():
         yield item
+
+
+def value_text(value: Any) -> str:
+    """A value as one writes it in a spec: `true`, `none`, `[1, 2]`."""
+    if isinstance(value, bool | None):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return json.dumps(value, ensure_ascii=False)
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text

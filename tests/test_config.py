@@ -555,3 +555,26 @@ def test_a_toml_array_in_text_replaces_the_augmentations(given, tmp_path):
     by_set = resolve(Sources(below, assignments=[f"augment={given}"])).config
     by_environment = resolve(Sources({}, environment={"RDFIA_AUGMENT": given})).config
     assert [c.name for c in by_set.augment] == [c.name for c in by_environment.augment] == names
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, -2]", "[0, 1]", "balance", "1, 2", "[1, 'a']", "none at all"]
+)
+def test_bad_class_weights_are_told_what_good_ones_are(text):
+    with pytest.raises(UsageError) as caught:
+        resolve(Sources({"class_weights": text}))
+    assert "none, balanced, or a list such as [1, 2.5], each above 0" in caught.value.fact
+
+
+@pytest.mark.parametrize("text", ["none", "balanced", "[1, 2.5]"])
+def test_class_weights_are_a_word_or_a_list(text):
+    found = resolve(Sources({"class_weights": text})).config.class_weights
+    assert found == {"[1, 2.5]": (1.0, 2.5)}.get(text, text)
+
+
+@pytest.mark.parametrize("name", ["./sizes", "sizes", "./sizes/", "a/sizes"])
+def test_a_folder_in_place_of_a_dataset_is_told_how_to_be_one(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ComponentError) as caught:
+        resolve(Sources({"data": name}))
+    assert caught.value.remedy == f"did you mean folder:path={name}?"

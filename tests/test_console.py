@@ -104,6 +104,13 @@ def test_an_error_under_json_is_an_object_on_one_line_too(fail, error, kind, cod
     }
 
 
+def test_an_error_about_many_files_names_them_all_in_its_object(fail):
+    files = [(f"{number}.png", "not an image") for number in range(9)]
+    _, out, err = fail(UsageError("9 files are bad", "mend them", files), "--json")
+    assert [(e["file"], e["reason"]) for e in json.loads(out)["files"]] == files
+    assert err == "error: 9 files are bad\nmend them\n"
+
+
 def test_an_error_without_a_remedy_is_one_line(fail):
     assert fail(UsageError("it is wrong"))[2] == "error: it is wrong\n"
 
@@ -172,12 +179,12 @@ def test_the_version_is_a_result(rdfia):
         (
             PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"),
             "'a': Permission denied",
-            "choose a folder that you may write with --out",
+            "choose a folder that you may write to",
         ),
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "a"),
             "'a': Read-only file system",
-            "choose a folder that you may write with --out",
+            "choose a folder that you may write to",
         ),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
@@ -321,6 +328,20 @@ def test_a_table_on_a_terminal_is_drawn_with_its_title():
     assert "─" in shown
     for text in ("cnn on digits", "loss", "test", "0.5"):
         assert text in shown
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "200"])
+def test_a_name_and_a_number_are_whole_on_a_terminal_however_narrow(columns):
+    name, number, text = "folder-0123456789abcdef", "70,000,000", "all that is said of it " * 3
+    program = (
+        "from rdfia_cli import console\n"
+        f"console.print_table(('store', 'images', 'rest'), [({name!r}, {number!r}, {text!r})])\n"
+    )
+    shown = on_terminal(program, COLUMNS=columns)
+    assert name in shown
+    assert number in shown
+    assert "…" not in shown
+    assert set(text.split()) <= set(shown.split()), "what does not fit is folded"
 
 
 def test_the_bar_on_a_terminal_has_colours_unless_no_color_is_set():

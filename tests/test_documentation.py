@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from rdfia_cli import errors
 from rdfia_cli.spec import InputSpec
@@ -19,6 +20,19 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip().startswith("rdfia ")
 ]
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images that the README takes for the reader's own, and a cache for them."""
+    monkeypatch.setenv("RDFIA_CACHE", str(tmp_path / "cache"))
+    for number in range(8):
+        for kind in ("cat", "dog"):
+            (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+            size = (64 + number, 80 - number)
+            Image.new("RGB", size, (16 * number, 0, 99)).save(
+                tmp_path / "photos" / kind / f"{number}.png"
+            )
 
 
 def test_the_readme_shows_the_two_commands_first():
@@ -47,6 +61,14 @@ def test_the_evaluations_of_the_readme_work_on_a_run(rdfia, tmp_path):
         outcome = rdfia(*shlex.split(command, comments=True)[1:])
         assert outcome.code == 0, outcome.err
     assert (tmp_path / "confusion.png").exists()
+
+
+def test_what_the_readme_prepares_is_then_listed(rdfia):
+    prepared, listed = [c for c in COMMANDS if c.startswith("rdfia data")][:2]
+    for command in (prepared, listed):
+        outcome = rdfia(*shlex.split(command, comments=True)[1:])
+        assert outcome.code == 0, outcome.err
+    assert prepared.split()[3] in outcome.out
 
 
 def test_the_toml_of_the_readme_is_accepted(rdfia, tmp_path):

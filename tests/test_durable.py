@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from rdfia_cli import durable
 
@@ -66,3 +70,28 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file_as_it_was(tmp_path
     assert (tmp_path / "file").read_bytes() == b"old"
     durable.write_file(tmp_path / "file", b"newer")
     assert everything_under(tmp_path) == {"file"}, "what the killed process left is cleaned up"
+
+
+def test_a_full_disk_names_what_could_not_be_written(tmp_path: Path, monkeypatch):
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left") as caught:
+        durable.write_file(tmp_path / "file", b"new")
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.ENOSPC, "full"), "run"),
+        (OSError(errno.ENOSPC, "full", "other"), "other"),
+        (OSError(errno.EPIPE, "no reader"), None),
+    ],
+    ids=str,
+)
+def test_a_full_disk_without_a_name_gets_that_of_the_place(error: OSError, named: str | None):
+    with pytest.raises(OSError, match=error.strerror), durable.naming(Path("run")):
+        raise error
+    assert error.filename == named

@@ -36,6 +36,8 @@ def run(flags: Mapping[str, Any]) -> None:
         found = watch(preview(config, flags["samples"], flags["draws"]), show)
     for text in found.warnings:
         console.warn(text)
+    if not config.augment and not flags["json"]:
+        console.say("nothing is augmented: add --augment A, such as --augment random_affine")
     draw_samples(list(_columns(found)), path)
     if flags["json"]:
         console.print_json(
@@ -60,12 +62,12 @@ def _columns(found: Preview) -> Iterable[Column]:
     yield Column("at test", found.evaluated.numpy(), blank)
     for number, batch in enumerate(found.draws, start=1):
         mixed = batch.labels.ndim == 2
-        captions = [_shares(row, found.classes) for row in batch.labels] if mixed else blank
+        captions = [shares(row, found.classes) for row in batch.labels] if mixed else blank
         yield Column(f"draw {number}", batch.inputs.numpy(), captions)
 
 
-def _shares(label: Tensor, classes: tuple[str, ...]) -> str:
-    """A mixed label in words, such as `cat .70 dog .30`."""
+def shares(label: Tensor, classes: tuple[str, ...]) -> str:
+    """A mixed label in words, a line a class, such as `cat 0.70` and `dog 0.30`."""
     top = label.topk(min(LARGEST_SHARES, len(classes)))
     parts = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return " ".join(f"{classes[index]} {share:.2f}" for index, share in parts if share > 0)
+    return "\n".join(f"{classes[index]} {share:.2f}" for index, share in parts if share > 0)

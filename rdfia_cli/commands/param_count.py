@@ -172,7 +172,7 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
 
 def _report(error: RdfiaError, asked: Request, *, as_json: bool) -> None:
     """Say that one of several models failed; its object takes its place among the others'."""
-    named = type(error)(f"{asked.label}: {error.fact}", error.remedy)
+    named = type(error)(f"{asked.label}: {error.fact}", error.remedy, error.files)
     console.report(named, as_json=as_json)
 
 

@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from rdfia_cli import console
+from rdfia_cli.errors import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from rdfia_cli.experiment import RunEvent
+    from rdfia_cli.experiment import RunEvent, Started
     from rdfia_cli.spec import Preparing
     from rdfia_cli.training.loop import EpochEnd, StepEnd
 
@@ -68,15 +69,19 @@ def _lines() -> Callable[[RunEvent], None]:
     return show
 
 
-def _headline(event: RunEvent) -> str:
-    from rdfia_cli.experiment import Started
-
-    assert isinstance(event, Started)
-    resumed = f", going on after epoch {event.epochs_done}" if event.epochs_done else ""
+def _headline(event: Started) -> str:
+    length = f"{count(event.epochs, 'epoch')} of {count(event.steps_per_epoch, 'step')}"
     return (
-        f"{event.folder}: {event.parameters:,} parameters, {event.epochs} epochs of "
-        f"{event.steps_per_epoch} steps, {event.precision} on {event.device}{resumed}"
+        f"{event.folder}: {count(event.parameters, 'parameter')}, {length}, "
+        f"{event.precision} on {event.device}{_whence(event)}"
     )
+
+
+def _whence(event: Started) -> str:
+    """Where a run goes on; empty where it begins."""
+    if event.steps_done:
+        return f", going on at step {event.steps_done + 1} of epoch {event.epochs_done + 1}"
+    return f", going on after epoch {event.epochs_done}" if event.epochs_done else ""
 
 
 def _epoch_line(event: EpochEnd) -> str:
@@ -108,6 +113,10 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
     task = progress.add_task("preparing", total=None, measured="")
     throttle = Throttle()
 
+    def say(line: str) -> None:
+        """Print a line that stays above the bar."""
+        progress.console.print(line, markup=False, highlight=False)
+
     def show(event: RunEvent) -> None:
         from rdfia_cli.experiment import Fitted, Started, Warned
         from rdfia_cli.spec import Preparing
@@ -122,11 +131,11 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
                 measured=_amount(event),
             )
         elif isinstance(event, Warned):
-            progress.console.print(f"warning: {event.text}", markup=False, highlight=False)
+            say(f"warning: {event.text}")
         elif isinstance(event, Started):
-            progress.console.print(_headline(event), markup=False, highlight=False)
+            say(_headline(event))
             total, done = (n * event.steps_per_epoch for n in (event.epochs, event.epochs_done))
-            progress.reset(task, total=total, completed=done)
+            progress.reset(task, total=total, completed=done + event.steps_done)
             throttle.epochs = event.epochs
         elif isinstance(event, StepEnd) and (rate := throttle.rate(event)) is not None:
             # Reading the loss waits for the device, so only as often as the bar is redrawn.
@@ -139,6 +148,7 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
         elif isinstance(event, EpochEnd):
             name = "validation" if "validation" in event.evaluations else "test"
             throttle.accuracy = f"{name} accuracy {event.evaluations[name].accuracy:.4f}  "
+            say(_epoch_line(event))
         elif isinstance(event, Fitted):
             progress.update(task, description="drawing curves", measured="")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
+from rdfia_cli.errors import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +100,7 @@ def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
             for split in ("train", "validation", "test")
             if result[split]
         ],
-        title=f"{result['model']} on {result['data']}, {result['epochs']} epochs, "
+        title=f"{result['model']} on {result['data']}, {count(result['epochs'], 'epoch')}, "
         f"{result['seconds']:.1f} s of training, {result['precision']} on {result['device']}",
     )
     if not flags["quiet"]:
@@ -116,6 +117,7 @@ def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
     from rdfia_cli.analysis.parameters import count
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.experiment import plan_experiment
+    from rdfia_cli.spec import value_text
 
     with display(quiet=quiet) as show:
         plan = watch(plan_experiment(resolved.config), show)
@@ -140,7 +142,7 @@ def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
         return
     console.print_table(
         ("setting", "value", "origin"),
-        [(k, str(v), resolved.origins[k]) for k, v in resolved.values().items()],
+        [(k, value_text(v), resolved.origins[k]) for k, v in resolved.values().items()],
     )
     shown = ("run", "parameters", "macs", "steps_per_epoch", "steps", "precision", "device")
     console.print_result("")

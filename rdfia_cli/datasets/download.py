@@ -12,6 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from _hashlib import HASH
     from collections.abc import Generator, Sequence
     from http.client import HTTPResponse
-    from pathlib import Path
 
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
@@ -46,11 +46,37 @@ class Published:
         path: where it belongs.
         urls: where it can be had, the best first.
         md5: of its content, in hex.
+        unpacked: what serves in its place in the same folder; empty where nothing does.
     """
 
     path: Path
     urls: tuple[str, ...]
     md5: str
+    unpacked: str = ""
+
+
+def find_root(path: str, inside: str) -> Path:
+    """The root of a download, by which a user may mean a folder on the way to its files.
+
+    Args:
+        path: what was given.
+        inside: where the files are from the root, such as `MNIST/raw`.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    given, parts = Path(path).expanduser().resolve(), Path(inside).parts
+    if not given.is_dir():
+        raise UsageError(
+            f"'{given}' is a file, not a folder"
+            if given.exists()
+            else f"there is no folder '{path}'",
+            f"path= is the folder that has {inside or 'the files'}, looked for from '{Path.cwd()}'",
+        )
+    for depth, root in enumerate((given, *given.parents)[: len(parts) + 1]):
+        if given == root.joinpath(*parts[:depth]) and (root / inside).is_dir():
+            return root
+    return given
 
 
 def obtain(
@@ -61,7 +87,7 @@ def obtain(
     Args:
         files: what is wanted, all of one folder.
         download: fetch what is missing; otherwise the folder is the user's own.
-        option: how a user names a folder that holds them, such as `data.path`.
+        option: how a user names a folder that holds them, such as `path`.
 
     Raises:
         UsageError: the user's own folder lacks one.
@@ -74,7 +100,8 @@ def obtain(
     if missing and not download:
         raise UsageError(
             f"'{missing[0].path}' is missing",
-            f"put the file of {missing[0].urls[0]} there, or leave out {option} to download it",
+            f"put the file of {missing[0].urls[0]} there{_or_unpacked(missing[0])}, "
+            f"or leave out {option}= to download it",
         )
     for index, file in enumerate(missing):
         try:
@@ -89,6 +116,10 @@ def obtain(
                 f"free some space, or set {cache.VARIABLE} to a folder that has it",
             ) from None
     return [file.path for file in files]
+
+
+def _or_unpacked(file: Published) -> str:
+    return f", or unpacked as '{file.unpacked}'" if file.unpacked else ""
 
 
 def _by_hand(files: Sequence[Published], option: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 
 from rdfia_cli import cache
 from rdfia_cli.datasets import parallel
-from rdfia_cli.datasets.layout import count, readable, some
-from rdfia_cli.errors import UsageError
+from rdfia_cli.datasets.layout import SHOWN, readable, some
+from rdfia_cli.errors import UsageError, count
 from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def _refuse_other_shape(layout: Layout, answer: Mapping[int, Examined], model: M
                 f"the images in '{layout.shown}' differ in size: {readable(model.name)} is "
                 f"{_size(model.shape)}, {readable(layout.names[row])} is {_size(one.shape)} "
                 "(width x height)",
-                "bring them to one, such as --set data.size=64 "
-                "(and data.resize=shorter, squash or pad)",
+                f"bring them to one: {layout.spec('size=64')} (and resize=shorter, squash or pad)",
             )
 
 
@@ -158,10 +157,12 @@ def _find_faults(layout: Layout, examined: Mapping[int, Examined]) -> tuple[tupl
 
 def _unreadable(layout: Layout, faults: tuple[tuple[str, str], ...]) -> UsageError:
     named = some([f"{name} ({reason})" for name, reason in faults])
+    every = "; --json names them all" if len(faults) > SHOWN else ""
     return UsageError(
         f"{len(faults):,} of {count(len(layout.names), 'image')} in '{layout.shown}' cannot be "
         f"read: {named}",
-        "mend or remove them, or leave them out with --set data.on_error=skip",
+        f"mend or remove them, or leave them out: {layout.spec('on_error=skip')}{every}",
+        [(f"{readable(layout.shown)}/{name}", reason) for name, reason in faults],
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rdfia_cli import cache
 from rdfia_cli.datasets import decode, layout, store
 from rdfia_cli.datasets.fill import fill, find_model
-from rdfia_cli.errors import ChangedError, RdfiaError
+from rdfia_cli.errors import ChangedError, RdfiaError, count
 from rdfia_cli.spec import Preparing
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _notes(found: Layout) -> tuple[str, ...]:
         return ()
     names = layout.some([layout.readable(name) for name in found.left_out])
     return (
-        f"{layout.count(len(found.left_out), 'file')} in '{found.shown}' left out, hidden or "
+        f"{count(len(found.left_out), 'file')} in '{found.shown}' left out, hidden or "
         f"without an image's ending: {names}",
     )
 
@@ -185,7 +185,7 @@ def _warnings(source: _Source, manifest: cache.Manifest) -> tuple[str, ...]:
     total = manifest.examples + len(manifest.skipped)
     names = layout.some([f"{name} ({reason})" for name, reason in manifest.skipped])
     return (
-        f"{len(manifest.skipped):,} of {layout.count(total, 'image')} in '{source.shown}' "
+        f"{len(manifest.skipped):,} of {count(total, 'image')} in '{source.shown}' "
         f"skipped: {names}",
         *manifest.notes,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rdfia_cli.datasets import decode
 from rdfia_cli.errors import UsageError
+from rdfia_cli.spec import value_text
 
 ROLES: Mapping[str, frozenset[str]] = {
     "train": frozenset(("train", "training")),
@@ -67,6 +68,10 @@ class Layout:
         """Where all images are, in the same order."""
         return [f"{self.root}/{name}" for name in self.names]
 
+    def spec(self, setting: str) -> str:
+        """The dataset as one writes it, with a setting: it serves every command."""
+        return f"folder:path={value_text(self.shown)},{setting}"
+
     def stamp(self) -> str:
         """What changes when any of the files does; empty where that cannot be told yet.
 
@@ -110,7 +115,7 @@ def find_root(path: str) -> Path:
     if not is_there:
         raise UsageError(
             f"there is no folder '{readable(path)}'",
-            f"data.path is looked for from '{Path.cwd()}'",
+            f"path is looked for from '{Path.cwd()}'",
         )
     if not is_folder:
         raise UsageError(
@@ -123,11 +128,6 @@ def find_root(path: str) -> Path:
 def readable(name: str) -> str:
     """A name as it can be printed on one line."""
     return name if name.isprintable() else name.encode("unicode_escape").decode()
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things, such as `1 image` or `60,000 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def some(names: Sequence[str]) -> str:
@@ -295,7 +295,7 @@ def _refuse_half(walk: _Walk, found: Mapping[str, Sequence[str]], others: Sequen
     raise UsageError(
         f"'{walk.shown}' has the folder '{given[0]}' but no '{missing}'{taken}",
         f"add '{missing}' with the same class folders, or put all class folders side by side, "
-        "so that data.test_share is taken for the test",
+        "so that test_share is taken for the test",
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from rdfia_cli import cache
 from rdfia_cli.datasets import store
-from rdfia_cli.datasets.download import Published, obtain, refuse_changed
+from rdfia_cli.datasets.download import Published, find_root, obtain, refuse_changed
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.spec import Preparing, Splits
 
@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Of the way from the files to the store; another number decodes anew."""
-OPTION = "data.path"
+OPTION = "path"
+INSIDE: Mapping[str, str] = {
+    "mnist": "MNIST/raw",
+    "fashion_mnist": "FashionMNIST/raw",
+    "emnist": "EMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "svhn": "",
+}
+"""Where torchvision lays the files of each, from the root of its download."""
 IDX_BYTES = b"\0\0\x08"
 IMAGE_AXES, LABEL_AXES = 3, 1
 CIFAR_VALUES = 3 * 32 * 32
@@ -150,7 +159,7 @@ def _open(
     changed: no checksum is published of an unpacked MNIST.
     """
     own = path is not None
-    source = Path(path).expanduser().resolve() if own else root / cache.DOWNLOADS
+    source = find_root(path, INSIDE[name]) if own else root / cache.DOWNLOADS
     key = {"version": VERSION, **options, "path": str(source) if own else None}
     place = cache.store_folder(root, name, key)
     before = cache.read_store(place)
@@ -248,7 +257,10 @@ def _read_mnist(root: Path, fetch: bool, name: str) -> Generator[Preparing, None
     folder = root / name / "raw"
     packed = {
         folder / Path(file).stem: Published(
-            folder / file, tuple(f"{mirror}{file}" for mirror in kind.mirrors), md5
+            folder / file,
+            tuple(f"{mirror}{file}" for mirror in kind.mirrors),
+            md5,
+            unpacked=Path(file).stem,
         )
         for file, md5 in kind.resources
     }
@@ -324,7 +336,7 @@ def _read_emnist(root: Path, fetch: bool, split: str) -> Generator[Preparing, No
         stamps = _stamps(root, files)
         contents = [_unpacked(file) for file in files]
     else:
-        published = Published(folder / "gzip.zip", (EMNIST.url,), EMNIST.md5)
+        published = Published(folder / "gzip.zip", (EMNIST.url,), EMNIST.md5, files[0].name)
         (archive,) = yield from obtain([published], download=fetch, option=OPTION)
         stamps = _stamps(root, [archive])
         contents = _zipped(archive, [f"gzip/{file.name}.gz" for file in files])
@@ -368,7 +380,9 @@ def _read_cifar(root: Path, fetch: bool, name: str) -> Generator[Preparing, None
             refuse_changed(file, md5)
         contents = [_unpacked(file) for file in files]
     else:
-        published = Published(root / kind.filename, (kind.url,), kind.tgz_md5)
+        published = Published(
+            root / kind.filename, (kind.url,), kind.tgz_md5, unpacked=kind.base_folder
+        )
         (archive,) = yield from obtain([published], download=fetch, option=OPTION)
         stamps = _stamps(root, [archive])
         contents = _members(archive, [f"{kind.base_folder}/{file}" for file, _ in wanted])

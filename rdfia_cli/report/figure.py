@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,17 @@ def picture_path(text: str) -> Path:
     """The file that a user wants a picture in.
 
     Raises:
-        UsageError: it is of another kind, or its folder is missing.
+        UsageError: it is of another kind, or its folder is missing or only to be read.
     """
     path = Path(text)
     if path.suffix not in PICTURES or not path.parent.is_dir():
         raise UsageError(
             f"cannot draw '{path}'", "give a .png or .svg file in a folder that exists"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"cannot draw '{path}': you may not write to '{path.parent}'",
+            "give a file in a folder that you may write to",
         )
     return path
 
@@ -50,6 +56,20 @@ def drawable(text: str) -> str:
         else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def text_width(text: str, size: float) -> float:
+    """How wide the longest line of a text is in the usual font, both in points."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    fineness = 10  # letters at 72 dots an inch are whole dots wide
+    font.set_size(size, 72 * fineness)
+    widths = [0.0]
+    for line in text.splitlines():
+        font.set_text(line, 0)
+        widths.append(font.get_width_height()[0] / 64 / fineness)
+    return max(widths)
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+
+from rdfia_cli.commands.augment import shares
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,3 +69,14 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_written(rdfia, tmp_path, ar
     assert found.code in (2, 4)
     assert told in found.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_augmentations_it_is_said_that_nothing_is_augmented(rdfia):
+    few = ("--samples", "1", "--draws", "1")
+    assert "nothing is augmented" in rdfia("augment", *few).err
+    assert "nothing is augmented" not in rdfia("augment", *few, "--augment", "mixup").err
+
+
+def test_a_mixed_label_has_a_line_for_each_class():
+    assert shares(torch.tensor([0.25, 0.0, 0.75]), ("cat", "ape", "dog")) == "dog 0.75\ncat 0.25"
+    assert shares(torch.tensor([1.0, 0.0, 0.0]), ("cat", "ape", "dog")) == "cat 1.00"

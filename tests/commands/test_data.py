@@ -46,6 +46,7 @@ def test_a_dataset_is_prepared_listed_trained_and_removed(rdfia, photos, own_cac
     assert train + test == 20
     assert 2 <= test <= 10
     assert digits["splits"] == {"train": 1442, "test": 355}
+    assert (folder["cached"], digits["cached"]) == (True, False)
     (store,) = rdfia("data", "list", "--json").json["stores"]
     assert (store["dataset"], store["splits"]) == ("folder", folder["splits"])
     assert store["classes"] == ["cat", "dog"]
@@ -136,3 +137,46 @@ def test_what_cannot_be_done_is_refused(rdfia, own_cache, arguments, told, code)
     assert (found.code, found.out) == (code, "")
     assert told in found.err
     assert len(found.err.splitlines()) <= 2
+
+
+@pytest.fixture
+def sizes(rdfia, photos) -> list[str]:
+    """The names of three stores of one folder: as it is, of size 4, and of size 4 padded."""
+    specs = [photos, f"{photos},size=4", f"{photos},size=4,resize=pad"]
+    assert rdfia("data", "prepare", *specs).code == 0
+    stores = rdfia("data", "list", "--json").json["stores"]
+    assert sorted(store["spec"] for store in stores) == sorted(specs)
+    return [store["name"] for spec in specs for store in stores if store["spec"] == spec]
+
+
+def test_stores_of_one_folder_are_told_apart_by_how_one_writes_them(rdfia, sizes):
+    heading, *rows = [line.split() for line in rdfia("data", "list").out.splitlines()[1:]]
+    assert (heading[0], heading[2], heading[-1]) == ("store", "shape", "dataset")
+    shown = {row[0]: (row[2], row[-1]) for row in rows}
+    assert [shown[name] for name in sizes] == [
+        ("3x6x6", "folder:path=photos"),
+        ("3x4x4", "folder:path=photos,size=4"),
+        ("3x4x4", "folder:path=photos,size=4,resize=pad"),
+    ]
+
+
+def test_a_store_is_removed_by_its_spec_or_the_beginning_of_its_name(rdfia, sizes):
+    plain, small, padded = sizes
+    by_spec = rdfia("data", "remove", "folder:path=photos,size=4", "-q")
+    assert (by_spec.out, by_spec.err) == (f"{small}\n", "")
+    ambiguous = rdfia("data", "remove", "folder-")
+    assert (ambiguous.code, ambiguous.out) == (2, "")
+    assert "2 stores begin with 'folder-'" in ambiguous.err
+    gone = rdfia("data", "remove", "folder:path=photos,size=4")
+    assert gone.code == 2
+    assert "no store of 'folder:path=photos,size=4'" in gone.err
+    assert rdfia("data", "remove", padded[:-4]).out == f"{padded}\n"
+    assert rdfia("data", "remove", "fold").out == f"{plain}\n"
+
+
+def test_an_embedded_dataset_says_that_it_needs_nothing(rdfia):
+    found = rdfia("data", "prepare", "digits")
+    assert "digits is embedded: it needs no preparing" in found.err
+    assert found.out.split()[6:9] == ["digits", "1x8x8", "10"]
+    assert rdfia("data", "prepare", "digits", "-q").err == ""
+    assert rdfia("data", "list", "-q").err == ""

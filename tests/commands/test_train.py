@@ -271,6 +271,8 @@ def test_a_dry_run_prints_a_line_for_each_setting(rdfia: Callable, empty_folder:
     assert ["batch_size", "32", "default"] in lines
     assert ["parameters", "502"] in lines
     assert ["steps", "12"] in lines
+    assert ["deterministic", "true", "default"] in lines, "as TOML and specs spell it"
+    assert ["out", "none", "default"] in lines
     assert list(empty_folder.iterdir()) == []
 
 

@@ -83,7 +83,7 @@ def get(tmp_path: Path, server: Server) -> Callable[..., Path]:
 
     def obtained(*names: str, show: Callable[[Preparing], None] = lambda _: None) -> Path:
         file = Published(tmp_path / "sets" / "file.bin", tuple(map(server.url, names)), MD5)
-        (path,) = watch(obtain([file], download=True, option="data.path"), show)
+        (path,) = watch(obtain([file], download=True, option="path"), show)
         return path
 
     return obtained

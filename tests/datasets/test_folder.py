@@ -146,8 +146,8 @@ def test_without_a_size_images_that_differ_are_refused_by_name(photos: Path):
     words = refusal(photos)
     assert "train/cat/train-cat-0.png is 6x4" in words
     assert "train/dog/tall.png is 4x9" in words
-    assert "data.size=" in words
-    assert "data.resize=" in words
+    assert f"folder:path={photos},size=64" in words, "which every command takes"
+    assert "resize=shorter" in words
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -238,7 +238,7 @@ def test_files_that_cannot_be_read_are_counted_and_named_and_nothing_is_kept(pho
     assert "train/cat/bomb.bmp (decompression bomb" in fact
     assert "train/cat/empty.jpg (empty)" in fact
     assert "train/cat/folder.gif (a folder) and 4 more" in fact
-    assert "data.on_error=skip" in remedy
+    assert ",on_error=skip" in remedy
 
 
 def test_skipped_files_are_counted_and_named_at_each_start_and_the_rest_is_there(photos: Path):
@@ -580,4 +580,18 @@ def test_the_command_line_names_what_it_cannot_read_and_goes_on_without(photos: 
 def test_a_folder_without_a_path_is_refused_with_the_key(rdfia):
     outcome = rdfia(*TRAIN, "--data", "folder")
     assert outcome.code == 2
-    assert "data.path" in outcome.err
+    assert "folder:path=" in outcome.err
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_all_files_that_cannot_be_read_are_named_where_json_is_asked(rdfia, photos: Path):
+    bad = [f"photos/train/cat/bad-{number}.jpg" for number in range(9)]
+    for name in bad:
+        (photos.parent / name).write_bytes(b"no image")
+    outcome = rdfia("data", "prepare", "folder:path=photos", "--json")
+    assert outcome.code == 2
+    assert [entry["file"] for entry in outcome.json["files"]] == bad
+    assert {entry["reason"] for entry in outcome.json["files"]} == {"not an image"}
+    assert "and 6 more" in outcome.json["message"]
+    assert "folder:path=photos,on_error=skip" in outcome.json["remedy"]
+    assert "--json names them all" in outcome.json["remedy"]

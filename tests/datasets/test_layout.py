@@ -178,7 +178,7 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a class without images": (("a/1.jpg", "b/1.heic"), ("'photos/b' has no images",)),
     "no test": (
         ("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg"),
-        ("'train' but no 'test'", "never taken from 'val'", "data.test_share"),
+        ("'train' but no 'test'", "never taken from 'val'", "test_share"),
     ),
     "no train": (("test/a/1.jpg", "test/b/1.jpg"), ("'test' but no 'train'",)),
     "no test beside classes": (("train/a/1.jpg", "x/1.jpg"), ("'train' but no 'test'",)),

@@ -24,6 +24,7 @@ from scipy.io import savemat
 
 from rdfia_cli.commands.progress import watch
 from rdfia_cli.datasets import torchvision as published
+from rdfia_cli.datasets.download import find_root
 from rdfia_cli.errors import PreemptedError, RdfiaError, UsageError
 from rdfia_cli.spec import Preparing, Splits
 
@@ -229,8 +230,37 @@ def test_files_that_do_not_fit_together_are_refused_by_name(changed, told: str, 
 
 
 def test_an_own_folder_without_the_files_is_a_wrong_value(tmp_path: Path):
-    with pytest.raises(UsageError, match="train-images-idx3-ubyte"):
-        load(published.mnist(tmp_path / "cache", path=str(tmp_path / "nowhere")))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UsageError, match="train-images-idx3-ubyte") as caught:
+        load(published.mnist(tmp_path / "cache", path=str(tmp_path / "mine")))
+    assert "or unpacked as 'train-images-idx3-ubyte'" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["mnist", "emnist", "cifar10", "svhn"])
+def test_an_own_folder_that_is_not_there_is_named_as_such(tmp_path: Path, name: str):
+    with pytest.raises(UsageError, match="there is no folder 'nowhere'"):
+        load(getattr(published, name)(tmp_path / "cache", path="nowhere"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        load(getattr(published, name)(tmp_path / "cache", path="file"))
+
+
+@pytest.mark.parametrize("given", ["", "MNIST", "MNIST/raw"])
+def test_any_folder_on_the_way_to_the_files_means_the_same(tmp_path: Path, given: str):
+    root = place_mnist(tmp_path / "mine")
+    first = load(published.mnist(tmp_path / "cache", path=str(root)))
+    events: list[Preparing] = []
+    again = load(published.mnist(tmp_path / "cache", path=str(root / given)), events)
+    assert events == [], "it is the same store"
+    assert again.fingerprint == first.fingerprint
+
+
+def test_a_folder_that_only_bears_the_name_is_a_root_itself(tmp_path: Path):
+    (tmp_path / "MNIST").mkdir()
+    root = place_mnist(tmp_path / "MNIST")
+    assert find_root(str(root), "MNIST/raw") == root
+    assert find_root(str(root / "MNIST"), "MNIST/raw") == root
+    assert find_root(str(root / "MNIST/raw"), "MNIST/raw") == root
 
 
 def test_without_network_one_error_names_all_the_files(tmp_path: Path, monkeypatch):

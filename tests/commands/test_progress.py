@@ -1,0 +1,56 @@
+"""What is seen of a run while it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rdfia_cli import console
+from rdfia_cli.commands.progress import display
+from rdfia_cli.experiment import Started
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def started(**more: int) -> Started:
+    numbers = {"epochs": 5, "steps_per_epoch": 40, "epochs_done": 0, "steps_done": 0, **more}
+    return Started(folder=Path("run"), parameters=502, precision="fp32", device="cpu", **numbers)
+
+
+def announced(event: Started, capfd: pytest.CaptureFixture[str]) -> str:
+    with display(quiet=False) as show:
+        show(event)
+    return capfd.readouterr().err
+
+
+def test_one_of_a_kind_is_said_in_the_singular(capfd):
+    told = announced(started(epochs=1, steps_per_epoch=1), capfd)
+    assert "502 parameters, 1 epoch of 1 step, fp32 on cpu" in told
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        ({}, "on cpu\n"),
+        ({"epochs_done": 2}, "on cpu, going on after epoch 2\n"),
+        ({"steps_done": 28}, "on cpu, going on at step 29 of epoch 1\n"),
+        ({"epochs_done": 2, "steps_done": 28}, "on cpu, going on at step 29 of epoch 3\n"),
+    ],
+    ids=str,
+)
+def test_a_run_that_goes_on_says_from_where(capfd, done, told):
+    assert announced(started(**done), capfd).endswith(told)
+
+
+def test_on_a_terminal_the_line_of_each_epoch_stays_above_the_bar(rdfia, monkeypatch):
+    monkeypatch.setattr(console, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    found = rdfia("train", "mlp", "--data", "circles", "--epochs", "3", "--out", "run")
+    epochs = [line for line in found.err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+    assert all("validation loss" in line for line in epochs)
+
+
+def test_the_help_says_where_a_new_run_goes(rdfia):
+    assert "DIR-2" in rdfia("train", "--help").out
