@@ -96,7 +96,11 @@ def _count(
     subject = build(asked)
     with subject.naming():
         costs = measure(
-            subject.model, subject.input, batch=flags["batch"], convention=flags["convention"]
+            subject.model,
+            subject.input,
+            batch=flags["batch"],
+            convention=flags["convention"],
+            realise=subject.realise,
         )
     explanations = list(explain(subject.model, costs)) if flags["explain"] else None
     content = describe(subject, costs, flags, explanations, images)
@@ -108,6 +112,8 @@ def _count(
         print_model(content, costs, 2 if flags["depth"] is None else flags["depth"])
         if explanations is not None:
             print_explanations(explanations, content)
+    if costs.on_cpu:
+        console.say(f"{asked.label}: called on the CPU, since it needs numbers; no figure differs")
     if costs.uncounted:
         console.warn(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
     return content
