@@ -129,7 +129,9 @@ def measure(
     """
     called, ledger = _count_anywhere(model, (batch, *input.shape), convention, realise)
     layers = tuple(_layers(called, ledger))
-    total = _sum(Layer("", type(model).__name__), layers)
+    itself = ledger.tallies.get("", Tally())
+    head = Layer("", type(model).__name__, inputs=itself.inputs, outputs=itself.outputs)
+    total = _sum(head, layers)
     weights = list(called.parameters())
     return Costs(
         layers=layers,
@@ -239,13 +241,17 @@ def fold(costs: Costs, depth: int | None) -> tuple[Layer, ...]:
         groups.setdefault(name, []).append(layer)
     heads = {layer.name: layer for layer in costs.layers}
     return tuple(
-        _sum(heads.get(name, replace(costs.total, outputs=())), tuple(members))
-        for name, members in groups.items()
+        _sum(heads.get(name, costs.total), tuple(members)) for name, members in groups.items()
     )
 
 
 def subtrees(costs: Costs, depth: int) -> tuple[Layer, ...]:
-    """The layers down to a depth, each with all that stands below it; the model itself alone."""
+    """The layers down to a depth, each with all that stands below it; the model itself alone.
+
+    At depth 0 there is but the model, with all of it.
+    """
+    if not depth:
+        return (costs.total,)
     return tuple(
         _sum(head, tuple(layer for layer in costs.layers if _is_within(layer, head)))
         for head in costs.layers

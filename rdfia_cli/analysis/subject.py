@@ -29,6 +29,10 @@ USUAL = InputSpec((3, 224, 224), 1000)
 """What a model is fed that tells nothing about it: ImageNet's images and classes."""
 
 
+DIGITS = 6
+"""Of a size: the product of three has to fit the 64 bits in which torch counts elements."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A model that is asked for, checked but not built.
@@ -91,7 +95,11 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """
     sizes = text.lower().split("x")
     if not all(re.fullmatch(r"\d+", size, re.ASCII) and int(size) for size in sizes):
-        raise UsageError(f"--input {text} is no shape", "write --input CxHxW, such as 3x224x224")
+        raise UsageError(
+            f"--input {text or repr(text)} is no shape", "write --input CxHxW, such as 3x224x224"
+        )
+    if any(len(size) > DIGITS for size in sizes):
+        raise UsageError(f"--input {text} is too large", f"write sizes of at most {DIGITS} digits")
     return tuple(int(size) for size in sizes)
 
 
@@ -132,7 +140,9 @@ def _expand_one(text: str) -> list[str]:
         component = registry.find("models", parse_spec(family))
         known = [f"{family}/{name}" for name in registry.members(component)]
     else:
-        known = list(registry.names("models"))
+        # A family is no model: its members are.
+        named = {name: registry.claimants("models", name)[0] for name in registry.names("models")}
+        known = [name for name, component in named.items() if not registry.is_family(component)]
     found = fnmatch.filter(known, pattern)
     if not found:
         raise UsageError(f"no model is called '{text}'", nearest(member or family, known))

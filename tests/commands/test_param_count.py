@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rdfia_cli.analysis.subject import expand
 from rdfia_cli.commands.param_count import parse_amount
 from rdfia_cli.errors import UsageError
 
@@ -129,6 +130,9 @@ def test_a_model_that_fails_among_others_leaves_its_line_and_exit_4(rdfia):
     [
         (("cnnn",), 4, "did you mean 'cnn'"),
         (("cnn", "--input", "3x32x"), 2, "--input 3x32x is no shape"),
+        (("cnn", "--input", ""), 2, "--input '' is no shape"),
+        (("cnn", "--input", f"3x{'9' * 20}x9"), 2, "is too large"),
+        (("cnn", "--max-macs", "1e400"), 2, "is too large"),
         (("cnn", "--convention", "fvcor"), 2, "did you mean 'fvcore'"),
         (("cnn", "--max-macs", "many"), 2, "is no amount"),
         (("torchvision/vgg99*",), 2, "no model is called"),
@@ -204,3 +208,16 @@ def test_a_model_that_takes_integers_is_refused_by_name(rdfia):
     outcome = rdfia("param-count", "./mine.py:integers", "--input", "8")
     assert outcome.code == 4
     assert "model './mine.py:integers'" in outcome.err
+
+
+def test_depth_0_is_one_row_with_the_model_s_output_and_all_that_it_costs(rdfia):
+    content = rdfia("param-count", "cnn", "--depth", "0", "--json").json
+    (layer,) = content["layers"]
+    assert (layer["output"], layer["parameters"], layer["macs"]) == ([1, 10], 1_191_170, 23_152_400)
+    assert "23,152,400" in rdfia("param-count", "cnn", "--depth", "0").out.splitlines()[2]
+
+
+def test_a_pattern_means_models_and_no_family(rdfia):
+    found = expand(["*"])
+    assert {"cnn", "vit"} <= {*found}
+    assert not {"timm", "torchvision"} & {*found}
