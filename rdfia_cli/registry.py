@@ -34,6 +34,8 @@ RECIPES = Path(__file__).parent / "recipes"
 VARIANT = "variant"
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
+FIRST_WEIGHTS: Mapping[str, type] = {"pretrained": bool, "weights": Path}
+"""Keywords of a model's builder that say where its weights start, with their types."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,20 @@ def _without_supplied(component: Component, found: signature.Signature) -> signa
             component, "a hyper-parameter cannot be called 'name': that is the component's"
         )
     return signature.Signature(found.description, hyper, found.open)
+
+
+def first_weights(component: Component) -> frozenset[str]:
+    """The keywords of a model's builder that say where its weights start, and nothing else.
+
+    They are `pretrained`, a bool, and `weights`, a path: FIRST_WEIGHTS. Of another type a keyword
+    of the same name is a hyper-parameter like any other.
+    """
+    known = parameters(component).parameters
+    return frozenset(
+        name
+        for name, kind in FIRST_WEIGHTS.items()
+        if name in known and signature.means(known[name].annotation, kind)
+    )
 
 
 def load(component: Component) -> Callable[..., Any]:

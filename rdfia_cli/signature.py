@@ -166,6 +166,16 @@ def accepts_none(annotation: Any) -> bool:
     )
 
 
+def means(annotation: Any, kind: type) -> bool:
+    """Whether values of a type are what an annotation means, None aside."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return means(arguments[0], kind)
+    if origin in (typing.Union, types.UnionType):
+        return all(means(argument, kind) for argument in arguments if argument is not type(None))
+    return annotation is kind
+
+
 def describe(annotation: Any) -> str:
     """A type in words: `int of at least 1`, `float in [0, 1)`, `manual|autograd`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -1,12 +1,16 @@
-"""Building a model on the meta device without pretending to fill its weights with numbers."""
+"""A model without numbers: built on the meta device unfilled, or copied there without a copy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from rdfia_cli.analysis.graph import tensors_of
 
 FILLING = frozenset(
     {
@@ -41,3 +45,39 @@ def leaving_blank() -> _Blank:
     initial values; here it takes a third.
     """
     return _Blank()
+
+
+def shadow(model: nn.Module) -> nn.Module:
+    """A copy on the meta device in evaluation mode, for which no number is copied.
+
+    What is one tensor stays one, so that shared weights are shared. A model that is like that
+    already is returned itself.
+    """
+    is_ready = not any(module.training for module in model.modules())
+    if is_ready and all(tensor.is_meta for tensor in held_by(model)):
+        return model
+    return _copied(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+
+
+def with_numbers(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in evaluation mode."""
+    return _copied(model, lambda tensor: tensor.to("cpu", copy=True))
+
+
+@torch.no_grad()
+def _copied(model: nn.Module, copy_of: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy whose tensors are made by a function, those too that autograd made."""
+    copies: dict[int, Any] = {}
+    for tensor in held_by(model):
+        copied = copy_of(tensor.detach())
+        is_weight = isinstance(tensor, nn.Parameter)
+        copies[id(tensor)] = (
+            nn.Parameter(copied, requires_grad=tensor.requires_grad) if is_weight else copied
+        )
+    return copy.deepcopy(model, copies).eval()
+
+
+def held_by(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and the tensors that modules hold without saying so to torch."""
+    for module in model.modules():
+        yield from tensors_of(vars(module))

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rdfia_cli.analysis.graph import Calls, watch_calls
 from rdfia_cli.analysis.operations import Convention, Work, work_of
+from rdfia_cli.analysis.shortcuts import refuse, shortcut
 
 
 @dataclass
@@ -164,8 +165,8 @@ class _Counter(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        shortcut = SHORTCUTS.get(func.name()) if self.shortcuts and not kwargs else None
-        output = shortcut(func, args) if shortcut else NotImplemented
+        refuse(func, args)
+        output = shortcut(func, args) if self.shortcuts and not kwargs else NotImplemented
         if output is NotImplemented:
             output = func(*args, **(kwargs or {}))
         work = work_of(func, args, output, self.convention)
@@ -230,100 +231,8 @@ RECURRENCES = frozenset(
 
 
 def _is_plain_recurrence(arguments: Sequence[Any]) -> bool:
-    """Whether the sequences are meta tensors of one length; packed ones come with their lengths."""
-    return arguments[0].is_meta and isinstance(arguments[2], list | tuple)
+    """Whether the sequences are meta tensors of one length; packed ones come with their lengths.
 
-
-def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device="meta")
-
-
-def _like_first(func: Any, arguments: Sequence[Any]) -> Any:
-    first = arguments[0]
-    return _blank(first, first.shape) if _is_plain(first) else NotImplemented
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether what a function of each element returns has this tensor's type and layout."""
-    return tensor.is_meta and tensor.is_floating_point() and tensor.is_contiguous()
-
-
-def _itself(func: Any, arguments: Sequence[Any]) -> Any:
-    return arguments[0] if arguments[0].is_meta else NotImplemented
-
-
-def _like_both(func: Any, arguments: Sequence[Any]) -> Any:
-    first, second = arguments[:2]
-    if not isinstance(second, Tensor):
-        return _like_first(func, arguments)
-    if first.dtype != second.dtype or not (_is_plain(first) and _is_plain(second)):
-        return NotImplemented
-    if first.shape == second.shape:
-        return _blank(first, first.shape)
-    return _blank(first, torch.broadcast_shapes(first.shape, second.shape))
-
-
-def _batch_norm(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs = arguments[0]
-    if not _is_plain(inputs):
-        return NotImplemented
-    channels = inputs.shape[1:2]
-    return tuple(_blank(inputs, shape) for shape in (inputs.shape, channels, channels))
-
-
-def _layer_norm(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs, shape = arguments[:2]
-    if not inputs.is_meta:
-        return NotImplemented
-    statistics = (*inputs.shape[: inputs.ndim - len(shape)], *[1] * len(shape))
-    return tuple(_blank(inputs, shape) for shape in (inputs.shape, statistics, statistics))
-
-
-def _group_norm(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs = arguments[0]
-    if not _is_plain(inputs):
-        return NotImplemented
-    statistics = (arguments[3], arguments[6])
-    return tuple(_blank(inputs, shape) for shape in (inputs.shape, statistics, statistics))
-
-
-def _addmm(func: Any, arguments: Sequence[Any]) -> Any:
-    _, left, right = arguments
-    return _blank(left, (left.shape[0], right.shape[1])) if left.is_meta else NotImplemented
-
-
-def _mean(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs, axes, *rest = arguments
-    if not _is_plain(inputs) or not axes or len(rest) > 1:
-        return NotImplemented
-    gone = {axis % inputs.ndim for axis in axes}
-    keep = bool(rest and rest[0])
-    sizes = [
-        1 if index in gone else size
-        for index, size in enumerate(inputs.shape)
-        if keep or index not in gone
-    ]
-    return _blank(inputs, sizes)
-
-
-SHORTCUTS: Mapping[str, Callable[[Any, Sequence[Any]], Any]] = {
-    **{
-        f"aten::{name}": _like_first
-        for name in (
-            *("relu", "gelu", "silu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "mish"),
-            *("_softmax", "_safe_softmax", "roll", "mul.Scalar", "add.Scalar", "exp", "rsqrt"),
-        )
-    },
-    **{
-        f"aten::{name}_": _itself
-        for name in ("relu", "silu", "hardswish", "hardtanh", "mish", "leaky_relu", "sigmoid")
-    },
-    **{f"aten::{name}.Tensor": _like_both for name in ("add", "sub", "mul", "div")},
-    **{f"aten::{name}_.Tensor": _itself for name in ("add", "mul", "sub", "div")},
-    "aten::native_batch_norm": _batch_norm,
-    "aten::native_layer_norm": _layer_norm,
-    "aten::native_group_norm": _group_norm,
-    "aten::addmm": _addmm,
-    "aten::mean.dim": _mean,
-}
-"""What the meta device takes long to find out: the shapes of frequent operations' results."""
+    Their arguments are inputs, lengths, states, weights, and then whether there are biases.
+    """
+    return arguments[0].is_meta and isinstance(arguments[3], bool)

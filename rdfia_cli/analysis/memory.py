@@ -9,7 +9,7 @@ from rdfia_cli.analysis.parameters import Costs
 
 FLOAT_BYTES = 4
 OPTIMIZER_STATE: Mapping[str, int] = {"sgd": 0, "momentum": 1, "adam": 2}
-"""Numbers in single precision that an optimizer keeps for each parameter that learns."""
+"""Numbers of the weights' own type that an optimizer keeps for each parameter that learns."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Memory:
 
 
 def estimate_memory(costs: Costs) -> dict[str, Memory]:
-    """The memory of training in `fp32`, and in `bf16` with weights kept in fp32 (autocast)."""
+    """The memory of training in `fp32`, and in `bf16` with weights kept in fp32 (autocast).
+
+    A model whose weights are of another type trains in that type, which is then meant by `fp32`.
+    """
     total = costs.total
-    weights = FLOAT_BYTES * (total.parameters + total.buffers)
-    gradients = FLOAT_BYTES * total.trainable
+    weights, gradients = costs.held, costs.learning
     optimizer = {name: n * gradients for name, n in OPTIMIZER_STATE.items()}
     halved = sum(n // 2 if size == FLOAT_BYTES else n for size, n in costs.saved.items())
     return {

@@ -212,6 +212,8 @@ SCALES: Mapping[str, Formula] = {
         ),
         _inputs(1),
     ),
+    # Of each weight a square in the norm of its row, and a factor.
+    "_weight_norm_interface": _inputs(2),
     # Of each four gates: their sum, their functions, then six operations on the cell.
     "_thnn_fused_lstm_cell": lambda arguments, output: 13 * arguments[0].numel() // 4,
     # A maximum, a difference, an exponential, a sum and a quotient.
@@ -260,6 +262,7 @@ FREE = frozenset(
         *("tril_indices", "triu_indices", "meshgrid", "nonzero", "is_same_size", "squeeze"),
         *("rand", "randn", "rand_like", "randn_like", "bernoulli", "uniform", "normal", "randperm"),
         *("sym_size", "sym_numel", "sym_stride", "_local_scalar_dense", "item", "unsqueeze"),
+        *("_pack_padded_sequence",),
         *("transpose", "t", "to_mkldnn", "to_dense", "_mkldnn_reshape", "_mkldnn_transpose"),
         *("record_stream", "_assert_async", "_assert_tensor_metadata", "sort", "topk", "unbind"),
     }

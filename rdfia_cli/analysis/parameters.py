@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
+from rdfia_cli.analysis.blank import held_by, shadow, with_numbers
 from rdfia_cli.analysis.counting import Ledger, Tally, count_pass
 from rdfia_cli.analysis.operations import Convention
 from rdfia_cli.spec import InputSpec
+
+NUMBERS_UP_TO = 2**30
+"""Bytes of weights and buffers up to which a model that needs numbers is called on the CPU."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -87,22 +90,33 @@ class Costs:
         total: the sums.
         uncounted: how often each operation ran whose arithmetic nobody knows.
         saved: bytes that autograd keeps for the backward pass; see `counting.Ledger`.
+        held: bytes of the parameters and buffers.
+        learning: bytes of the parameters that learn.
+        on_cpu: whether the model had to be called with numbers in it.
     """
 
     layers: tuple[Layer, ...]
     total: Layer
     uncounted: Mapping[str, int]
     saved: Mapping[int, int]
+    held: int
+    learning: int
+    on_cpu: bool
 
 
 def count(model: nn.Module, input: InputSpec) -> Cost:
-    """Count a model without computing anything: nothing is allocated."""
+    """Count a model, without computing anything where it can be called without numbers."""
     total = measure(model, input).total
     return Cost(total.parameters, total.macs)
 
 
 def measure(
-    model: nn.Module, input: InputSpec, *, batch: int = 1, convention: Convention = "macs"
+    model: nn.Module,
+    input: InputSpec,
+    *,
+    batch: int = 1,
+    convention: Convention = "macs",
+    realise: Callable[[], nn.Module] | None = None,
 ) -> Costs:
     """Count a model layer by layer, as it is for inference.
 
@@ -111,30 +125,68 @@ def measure(
         input: what it is fed.
         batch: the examples of the forward pass.
         convention: whether norms and resampling are multiply-accumulates, as fvcore has it.
+        realise: builds the model on the CPU, should it need numbers and have none.
     """
-    shadow = _shadow(model).eval()
-    with torch.enable_grad():
-        ledger = count_pass(
-            shadow, torch.empty(batch, *input.shape, device="meta"), convention=convention
-        )
-    layers = tuple(_layers(shadow, ledger))
-    total = _sum(Layer("", type(model).__name__), layers)
-    return Costs(layers, total, dict(ledger.uncounted), ledger.saved)
+    called, ledger = _count_anywhere(model, (batch, *input.shape), convention, realise)
+    layers = tuple(_layers(called, ledger))
+    itself = ledger.tallies.get("", Tally())
+    head = Layer("", type(model).__name__, inputs=itself.inputs, outputs=itself.outputs)
+    total = _sum(head, layers)
+    weights = list(called.parameters())
+    return Costs(
+        layers=layers,
+        total=total,
+        uncounted=dict(ledger.uncounted),
+        saved=ledger.saved,
+        held=sum(tensor.nbytes for tensor in (*weights, *called.buffers())),
+        learning=sum(weight.nbytes for weight in weights if weight.requires_grad),
+        on_cpu=not all(tensor.is_meta for tensor in held_by(called)),
+    )
 
 
-def _shadow(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, made without copying a tensor; the model itself if it is there."""
-    tensors = (*model.parameters(), *model.buffers())
-    is_ready = not any(module.training for module in model.modules())
-    if is_ready and all(tensor.is_meta for tensor in tensors):
-        return model
-    copies: dict[int, Any] = {}
-    for parameter in model.parameters():
-        blank = torch.empty_like(parameter, device="meta")
-        copies[id(parameter)] = nn.Parameter(blank, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        copies[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, copies)
+def _count_anywhere(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    convention: Convention,
+    realise: Callable[[], nn.Module] | None,
+) -> tuple[nn.Module, Ledger]:
+    """Count on the meta device, else on the CPU: the figures are the same.
+
+    There is no telling beforehand whether a model can do without numbers, nor whether the tensors
+    that it makes as it goes should be without.
+    """
+    dtype = _dtype(model)
+    error: Exception | None = None
+    for surroundings in (contextlib.nullcontext(), torch.device("meta")):
+        blank = shadow(model)
+        try:
+            with surroundings, torch.enable_grad():
+                inputs = torch.empty(shape, dtype=dtype, device="meta")
+                return blank, count_pass(blank, inputs, convention)
+        except Exception as failure:
+            error = failure
+    real = _on_cpu(model, realise)
+    if real is None:
+        assert error is not None
+        raise error
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        return real, count_pass(real, torch.zeros(shape, dtype=dtype), convention)
+
+
+def _on_cpu(model: nn.Module, realise: Callable[[], nn.Module] | None) -> nn.Module | None:
+    """The model with numbers in it, in evaluation mode; None where it is too large or has none."""
+    held = {id(tensor): tensor for tensor in held_by(model)}.values()
+    if sum(tensor.nbytes for tensor in held) > NUMBERS_UP_TO:
+        return None
+    if not any(tensor.is_meta for tensor in held):
+        return with_numbers(model)
+    return None if realise is None else realise().eval()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The type of number that a model is fed: that of its weights."""
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.get_default_dtype())
 
 
 def _layers(model: nn.Module, ledger: Ledger) -> Iterator[Layer]:
@@ -189,13 +241,17 @@ def fold(costs: Costs, depth: int | None) -> tuple[Layer, ...]:
         groups.setdefault(name, []).append(layer)
     heads = {layer.name: layer for layer in costs.layers}
     return tuple(
-        _sum(heads.get(name, replace(costs.total, outputs=())), tuple(members))
-        for name, members in groups.items()
+        _sum(heads.get(name, costs.total), tuple(members)) for name, members in groups.items()
     )
 
 
 def subtrees(costs: Costs, depth: int) -> tuple[Layer, ...]:
-    """The layers down to a depth, each with all that stands below it; the model itself alone."""
+    """The layers down to a depth, each with all that stands below it; the model itself alone.
+
+    At depth 0 there is but the model, with all of it.
+    """
+    if not depth:
+        return (costs.total,)
     return tuple(
         _sum(head, tuple(layer for layer in costs.layers if _is_within(layer, head)))
         for head in costs.layers

@@ -11,7 +11,7 @@ import fnmatch
 import inspect
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 USUAL = InputSpec((3, 224, 224), 1000)
 """What a model is fed that tells nothing about it: ImageNet's images and classes."""
 
-WITHOUT = frozenset({"pretrained", "weights"})
-"""Keywords of builders that say where weights come from, which no analysis here needs."""
+
+DIGITS = 6
+"""Of a size: the product of three has to fit the 64 bits in which torch counts elements."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,26 @@ class Subject:
         model: on the meta device, in evaluation mode.
         input: what it is fed.
         component: what it was built by.
+        chosen: its hyper-parameters.
     """
 
     label: str
     model: nn.Module
     input: InputSpec
     component: registry.Component
+    chosen: ComponentConfig
+
+    def realise(self) -> nn.Module:
+        """The same model on the CPU, its weights drawn from a fixed seed.
+
+        Raises:
+            ComponentError: its builder fails.
+        """
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _build(self.component, self.chosen, self.input)
 
     def naming(self) -> contextlib.AbstractContextManager[None]:
         """Name the model's component in whatever it raises when it is called."""
@@ -80,7 +95,11 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """
     sizes = text.lower().split("x")
     if not all(re.fullmatch(r"\d+", size, re.ASCII) and int(size) for size in sizes):
-        raise UsageError(f"--input {text} is no shape", "write --input CxHxW, such as 3x224x224")
+        raise UsageError(
+            f"--input {text or repr(text)} is no shape", "write --input CxHxW, such as 3x224x224"
+        )
+    if any(len(size) > DIGITS for size in sizes):
+        raise UsageError(f"--input {text} is too large", f"write sizes of at most {DIGITS} digits")
     return tuple(int(size) for size in sizes)
 
 
@@ -121,7 +140,9 @@ def _expand_one(text: str) -> list[str]:
         component = registry.find("models", parse_spec(family))
         known = [f"{family}/{name}" for name in registry.members(component)]
     else:
-        known = list(registry.names("models"))
+        # A family is no model: its members are.
+        named = {name: registry.claimants("models", name)[0] for name in registry.names("models")}
+        known = [name for name, component in named.items() if not registry.is_family(component)]
     found = fnmatch.filter(known, pattern)
     if not found:
         raise UsageError(f"no model is called '{text}'", nearest(member or family, known))
@@ -159,7 +180,9 @@ def build(asked: Request) -> Subject:
     fed = InputSpec(asked.shape or own.shape, asked.classes or own.classes)
     if model is None or asked.shape or asked.classes:
         model = _build_on_meta(component, asked.chosen, fed)
-    return Subject(asked.label, model.eval(), fed, component)
+    subject = Subject(asked.label, model, fed, component, asked.chosen)
+    with subject.naming():
+        return replace(subject, model=_on_meta(model, fed.shape))
 
 
 def _own_input(builder: Callable[..., Any]) -> InputSpec | None:
@@ -177,20 +200,45 @@ def _build_on_meta(
 
     from rdfia_cli.analysis.blank import leaving_blank
 
-    keywords = {key: value for key, value in chosen.parameters.items() if key not in WITHOUT}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             with torch.device("meta"), leaving_blank():
-                model = registry.build(component, input, **keywords)
+                return _build(component, chosen, input)
         except ComponentError as error:
             # A constructor that looks at numbers, such as RegNet's, cannot run without any.
             if error.__cause__ is None:
                 raise
-            model = registry.build(component, input, **keywords)
-    if not isinstance(model, torch.nn.Module):
+            return _build(component, chosen, input)
+
+
+def _build(
+    component: registry.Component, chosen: ComponentConfig, input: InputSpec | None
+) -> nn.Module:
+    """Call the builder, without the keywords that say where weights come from."""
+    from torch import nn
+
+    dropped = registry.first_weights(component)
+    kept = {key: value for key, value in chosen.parameters.items() if key not in dropped}
+    model = registry.build(component, input, **kept)
+    if not isinstance(model, nn.Module):
         raise ComponentError(
             f"{component.address} returns {type(model).__name__}, not Module",
             "its builder breaks the contract of its group: see rdfia_cli/spec.py",
         )
-    return model.to("meta")
+    return model
+
+
+def _on_meta(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The model on the meta device in evaluation mode; lazy layers learn their sizes before."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    from rdfia_cli.analysis.blank import shadow
+
+    model.eval()
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        device = next(model.parameters()).device
+        with torch.no_grad(), torch.device(device):
+            model(torch.zeros(1, *shape))
+    return shadow(model)

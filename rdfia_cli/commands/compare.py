@@ -90,13 +90,13 @@ def patch_for(height: int, width: int) -> int:
 
 def _cost(config: RunConfig, *, quiet: bool) -> Mapping[str, int]:
     """Parameters and multiply-accumulates; what cannot be built is refused before any run."""
-    from rdfia_cli.analysis.parameters import count
     from rdfia_cli.commands.progress import display, watch
+    from rdfia_cli.commands.train import cost_of
     from rdfia_cli.experiment import plan_experiment
 
     with display(quiet=quiet) as show:
         parts = watch(plan_experiment(config), show).assembly
-    cost = count(parts.model, parts.input)
+    cost = cost_of(parts)
     return {"parameters": cost.parameters, "macs": cost.macs}
 
 

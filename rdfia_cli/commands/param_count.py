@@ -58,7 +58,7 @@ def _requests(flags: Mapping[str, Any]) -> tuple[Sequence[Request], int | None]:
     """The models asked for, and how many train images there are where a dataset is named."""
     from rdfia_cli.analysis.subject import expand, parse_shape, request
 
-    shape = parse_shape(flags["input"]) if flags["input"] else None
+    shape = parse_shape(flags["input"]) if flags["input"] is not None else None
     classes, images = flags["classes"], None
     if flags["data"]:
         fed, images = _dataset(flags["data"])
@@ -96,7 +96,11 @@ def _count(
     subject = build(asked)
     with subject.naming():
         costs = measure(
-            subject.model, subject.input, batch=flags["batch"], convention=flags["convention"]
+            subject.model,
+            subject.input,
+            batch=flags["batch"],
+            convention=flags["convention"],
+            realise=subject.realise,
         )
     explanations = list(explain(subject.model, costs)) if flags["explain"] else None
     content = describe(subject, costs, flags, explanations, images)
@@ -108,6 +112,8 @@ def _count(
         print_model(content, costs, 2 if flags["depth"] is None else flags["depth"])
         if explanations is not None:
             print_explanations(explanations, content)
+    if costs.on_cpu:
+        console.say(f"{asked.label}: called on the CPU, since it needs numbers; no figure differs")
     if costs.uncounted:
         console.warn(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
     return content
@@ -190,7 +196,10 @@ def parse_amount(flag: str, text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmgbt]?)", text.strip().lower(), re.ASCII)
     if match is None:
         raise UsageError(f"{flag} {text} is no amount", "write a number such as 5M, 1.5G or 300k")
-    return round(float(match[1]) * UNITS[match[2]])
+    amount = float(match[1]) * UNITS[match[2]]
+    if amount == float("inf"):
+        raise UsageError(f"{flag} {text} is too large", "leave it out for no limit")
+    return round(amount)
 
 
 def _beyond(content: Mapping[str, Any], limits: Mapping[str, int | None]) -> list[GateError]:

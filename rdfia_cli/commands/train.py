@@ -12,8 +12,10 @@ from rdfia_cli.errors import count
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rdfia_cli.analysis.parameters import Cost
     from rdfia_cli.config import Resolved, RunConfig
     from rdfia_cli.sources import Sources
+    from rdfia_cli.training.assembly import Assembly
 
 OUTPUT_FLAGS = frozenset({"dry_run", "json", "quiet", "traceback"})
 RESULT_FIELDS = (
@@ -113,8 +115,22 @@ def _say_what_next(folder: Path) -> None:
     console.say(f"run again   rdfia train --config {folder / 'config.toml'} --if-exists new")
 
 
-def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
+def cost_of(parts: Assembly) -> Cost:
+    """What a run's model costs.
+
+    Raises:
+        ComponentError: it cannot be called; it is named.
+    """
+    from rdfia_cli import registry
     from rdfia_cli.analysis.parameters import count
+    from rdfia_cli.spec import parse_spec
+
+    component = registry.find("models", parse_spec(parts.config.model.name))
+    with registry.naming(component, f"cannot be counted on inputs of shape {parts.input.shape}"):
+        return count(parts.model, parts.input)
+
+
+def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.experiment import plan_experiment
     from rdfia_cli.spec import value_text
@@ -123,7 +139,7 @@ def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
         plan = watch(plan_experiment(resolved.config), show)
     for text in plan.assembly.splits.warnings:
         console.warn(text)
-    cost = count(plan.assembly.model, plan.assembly.input)
+    cost = cost_of(plan.assembly)
     content: dict[str, Any] = {
         "schema": "rdfia.plan/1",
         "command": "train",

@@ -42,9 +42,6 @@ from rdfia_cli.training.randomness import derive_seed, seed_global_generators
 from rdfia_cli.training.step import Objective
 from rdfia_cli.training.verification import Verification
 
-FIRST_WEIGHTS = frozenset({"pretrained", "weights"})
-"""Keywords of a model's builder that say where its weights start, and nothing else."""
-
 RETURNS: Mapping[str, type] = {
     "model": nn.Module,
     "data": Splits,
@@ -200,12 +197,13 @@ def build_model(config: RunConfig, input: InputSpec, *, restored: bool = False) 
     """
     seed_global_generators(derive_seed(config.seed, "initialisation"), torch.device("cpu"))
     chosen = config.model
+    component = registry.find("models", parse_spec(chosen.name))
     if restored:
-        kept = {k: v for k, v in chosen.parameters.items() if k not in FIRST_WEIGHTS}
+        dropped = registry.first_weights(component)
+        kept = {k: v for k, v in chosen.parameters.items() if k not in dropped}
         chosen = chosen.model_copy(update={"parameters": kept})
     model: nn.Module = build_component("model", chosen, input)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        component = registry.find("models", parse_spec(config.model.name))
         raise ComponentError(
             f"{component.address} has no parameters to train", "its builder must return some"
         )

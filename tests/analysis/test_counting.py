@@ -46,6 +46,18 @@ def attention(inputs: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(inputs, inputs, inputs)
 
 
+class Packed(nn.Module):
+    """A recurrent layer over two sequences of different lengths."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer = kind(4, 5, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(inputs, [3, 2], batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
+
+
 SMALL = {
     "convolution": (nn.Conv2d(4, 6, 3, 2, 1, groups=2), (2, 4, 9, 8)),
     "same padding": (nn.Conv2d(2, 3, (3, 5), padding="same", dilation=(1, 2)), (1, 2, 7, 8)),
@@ -61,9 +73,14 @@ SMALL = {
     "matmul": (Function(lambda x: x @ x.transpose(-1, -2)), (2, 3, 4, 5)),
     "lstm": (nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True), (2, 3, 4)),
     "gru": (nn.GRU(4, 5), (3, 2, 4)),
+    "rnn": (nn.RNN(4, 5, 2, nonlinearity="relu"), (3, 2, 4)),
+    "complex": (Function(lambda x: (x * 1j + 2).abs()), (2, 3)),
+    "packed lstm": (Packed(nn.LSTM), (2, 3, 4)),
+    "packed gru": (Packed(nn.GRU), (2, 3, 4)),
     "norms": (nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.GELU()), (2, 4, 3, 3)),
     "attention": (Function(attention), (2, 3, 7, 5)),
 }
+BEYOND_TORCHS_COUNTER = ("lstm", "gru", "rnn", "packed lstm", "packed gru", "attention")
 EVERYWHERE = pytest.mark.parametrize("name", list(SMALL))
 
 
@@ -90,7 +107,7 @@ def test_shortcuts_change_no_figure(name: str):
     assert counted(model.to("meta"), inputs) == counted(model, inputs, shortcuts=False)
 
 
-@pytest.mark.parametrize("name", [n for n in SMALL if n not in ("lstm", "gru", "attention")])
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in BEYOND_TORCHS_COUNTER])
 def test_it_agrees_with_torchs_counter_on_what_that_counts(name: str):
     model, shape = copy.deepcopy(SMALL[name])
     inputs = torch.empty(shape, device="meta")
@@ -180,3 +197,35 @@ def test_nothing_of_a_counted_pass_stays_in_memory():
         count_pass(model, inputs)
     gc.collect()
     assert len(gc.get_objects()) < before + 20
+
+
+def added(*shape: int) -> nn.Module:
+    return Function(lambda x: x.add_(torch.zeros(shape, device=x.device)))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(100, 10), nn.Linear(64, 5)), (1, 3, 8, 8)),
+        (nn.LayerNorm(9), (1, 7)),
+        (added(2, 1, 7), (1, 7)),
+        (added(3), (1, 7)),
+        (nn.Linear(5, 4).half(), (2, 5)),
+        (nn.Linear(5, 4, bias=False).half(), (2, 3, 5)),
+        (nn.LayerNorm(5).half(), (2, 5)),
+        (nn.BatchNorm1d(5).double(), (2, 5)),
+        (nn.BatchNorm1d(6), (2, 5)),
+        (nn.Conv2d(3, 4, 3).half(), (1, 3, 5, 5)),
+        (Function(lambda x: x @ torch.zeros(5, 3, device=x.device).double()), (2, 5)),
+        (Function(lambda x: x.softmax(5)), (2, 5)),
+        (Function(lambda x: x.mean(5)), (2, 5)),
+        (Function(lambda x: x.roll(1, 5)), (2, 5)),
+        (Function(lambda x: x.mul_(1j)), (2, 5)),
+        (nn.Embedding(5, 4), (2, 5)),
+    ],
+    ids=repr,
+)
+def test_what_cannot_run_on_the_cpu_has_no_figure_on_meta_either(model, shape):
+    for device in ("cpu", "meta"):
+        with pytest.raises((RuntimeError, IndexError)):
+            count_pass(model.to(device).eval(), torch.empty(shape, device=device))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rdfia_cli.analysis.parameters import count
+from rdfia_cli.analysis.memory import estimate_memory
+from rdfia_cli.analysis.parameters import Cost, count, measure
 from rdfia_cli.models.cnn import cnn, lenet
 from rdfia_cli.models.perceptron import mlp
 from rdfia_cli.spec import InputSpec
@@ -121,3 +122,50 @@ def test_counting_draws_nothing():
     before = torch.get_rng_state()
     count(model, MNIST)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Holding(nn.Module):
+    """Holds a tensor that is no buffer, makes one as it goes, and ties two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = torch.ones(7)
+        self.first, self.second = nn.Linear(7, 7), nn.Linear(7, 7, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.first(inputs * self.mask)) + torch.arange(7)
+
+
+def test_tensors_that_a_model_holds_or_makes_need_no_device():
+    costs = measure(Holding(), InputSpec((7,), 7))
+    assert (costs.total.parameters, costs.total.macs, costs.on_cpu) == (56, 98, False)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_weight_that_autograd_computed_can_be_counted():
+    model = nn.utils.weight_norm(nn.Linear(5, 4))
+    assert count(model, InputSpec((5,), 4)) == Cost(5 * 4 + 4 + 4, 20)
+
+
+class Looking(nn.Module):
+    """Looks at the numbers that it is fed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 7)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) if inputs.sum().item() >= 0 else inputs
+
+
+def test_a_model_that_needs_numbers_is_called_with_some():
+    costs = measure(Looking(), InputSpec((7,), 7))
+    assert (costs.total.macs, costs.on_cpu) == (49, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_model_is_fed_the_type_of_its_weights_and_takes_its_memory(dtype: torch.dtype):
+    costs = measure(nn.Linear(5, 4).to(dtype), InputSpec((5,), 4))
+    assert costs.total.macs == 20
+    assert estimate_memory(costs)["fp32"].weights == 24 * dtype.itemsize

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rdfia_cli.analysis.subject import expand
 from rdfia_cli.commands.param_count import parse_amount
 from rdfia_cli.errors import UsageError
 
@@ -129,6 +130,9 @@ def test_a_model_that_fails_among_others_leaves_its_line_and_exit_4(rdfia):
     [
         (("cnnn",), 4, "did you mean 'cnn'"),
         (("cnn", "--input", "3x32x"), 2, "--input 3x32x is no shape"),
+        (("cnn", "--input", ""), 2, "--input '' is no shape"),
+        (("cnn", "--input", f"3x{'9' * 20}x9"), 2, "is too large"),
+        (("cnn", "--max-macs", "1e400"), 2, "is too large"),
         (("cnn", "--convention", "fvcor"), 2, "did you mean 'fvcore'"),
         (("cnn", "--max-macs", "many"), 2, "is no amount"),
         (("torchvision/vgg99*",), 2, "no model is called"),
@@ -152,3 +156,68 @@ def test_the_explanation_fills_in_the_numbers(rdfia):
     shown = rdfia("param-count", "cnn", "--data", "cifar10", "--explain").out
     assert "5*5*32*64 = 51,200, and 64 biases" in shown
     assert "23.8 weights a train image" in shown
+
+
+FILE = """\
+import torch
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        assert torch.ones(1).item() == 1
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+        self.second.weight = self.first.weight
+    def forward(self, inputs):
+        return self.second(self.first(inputs))
+
+class Looking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+    def forward(self, inputs):
+        return self.layer(inputs) if inputs.sum().item() >= 0 else inputs
+
+def tied(input): return Tied()
+def looking(input): return Looking()
+def lazy(input): return nn.LazyLinear(3)
+def integers(input): return nn.Embedding(3, 3)
+def weights(input, *, weights: int = 3): return nn.Linear(8, weights)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "macs"),
+    [
+        ("tied", 72, 128),
+        ("looking", 72, 64),
+        ("lazy", 27, 24),
+        ("weights:weights=5", 45, 40),
+    ],
+)
+def test_a_model_of_one_s_own_is_counted_however_it_is_written(rdfia, model, parameters, macs):
+    Path("mine.py").write_text(FILE)
+    outcome = rdfia("param-count", f"./mine.py:{model}", "--input", "8", "--json")
+    assert outcome.code == 0, outcome.err
+    assert (outcome.json["parameters"], outcome.json["macs"]) == (parameters, macs)
+    assert ("called on the CPU" in outcome.err) == (model == "looking")
+
+
+def test_a_model_that_takes_integers_is_refused_by_name(rdfia):
+    Path("mine.py").write_text(FILE)
+    outcome = rdfia("param-count", "./mine.py:integers", "--input", "8")
+    assert outcome.code == 4
+    assert "model './mine.py:integers'" in outcome.err
+
+
+def test_depth_0_is_one_row_with_the_model_s_output_and_all_that_it_costs(rdfia):
+    content = rdfia("param-count", "cnn", "--depth", "0", "--json").json
+    (layer,) = content["layers"]
+    assert (layer["output"], layer["parameters"], layer["macs"]) == ([1, 10], 1_191_170, 23_152_400)
+    assert "23,152,400" in rdfia("param-count", "cnn", "--depth", "0").out.splitlines()[2]
+
+
+def test_a_pattern_means_models_and_no_family(rdfia):
+    found = expand(["*"])
+    assert {"cnn", "vit"} <= {*found}
+    assert not {"timm", "torchvision"} & {*found}
