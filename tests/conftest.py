@@ -17,6 +17,10 @@ from rdfia_cli import console
 from rdfia_cli.app import app
 
 
+# Test files run side by side: more threads than one each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind: its exit code, its stdout and its stderr."""

@@ -411,7 +411,7 @@ BAD = {
     # list
     "list nonsense": Bad("list nonsense", 2, "choose from augmentations, datasets, models"),
     "list in the singular": Bad("list model", 2, "did you mean 'models'?"),
-    "list two": Bad("list models datasets", 2, "unexpected extra argument(s) (datasets)"),
+    "list two": Bad("list models datasets", 2, "no models fit 'datasets'"),
 }
 
 
