@@ -16,7 +16,6 @@ import pytest
 from rdfia_cli import console
 from rdfia_cli.app import app
 
-
 # Test files run side by side: more threads than one each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
