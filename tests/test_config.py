@@ -365,7 +365,9 @@ def test_an_unknown_component_names_its_origin():
     assert caught.value.remedy == "did you mean 'cnn'?"
 
 
-@pytest.mark.parametrize("variable", [*ENVIRONMENT_OTHERS, "RDFIACACHE", "PATH", "_RDFIA_COMPLETE"])
+@pytest.mark.parametrize(
+    "variable", [*sorted(ENVIRONMENT_OTHERS), "RDFIACACHE", "PATH", "_RDFIA_COMPLETE"]
+)
 def test_variables_that_are_no_settings_are_left_alone(variable):
     assert resolve(Sources({}, environment={variable: "x"})) == resolve(Sources({}))
 
