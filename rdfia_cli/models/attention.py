@@ -9,8 +9,9 @@ from torch import Tensor
 EXPLICIT_UP_TO = 1025
 """Tokens up to which attention is written out in bf16 on a CPU.
 
-Measured by `benchmarks/attention.py`: forward and backward, the fused kernel takes 6.2 times as long
-at 17 tokens and 1.6 times at 1,025, the longest tried. In fp32 it is the faster one at most lengths.
+Measured by `benchmarks/attention.py`: forward and backward, the fused kernel takes 6.2 times as
+long at 17 tokens and 1.6 times at 1,025, the longest tried. In fp32 it is the faster one at most
+lengths.
 """
 
 
