@@ -8,6 +8,28 @@ from typing import Annotated
 import typer
 
 from rdfia_cli import __version__, console
+from rdfia_cli.options import (
+    PLACE,
+    Assignments,
+    Augmentations,
+    BatchSize,
+    Data,
+    Epochs,
+    Files,
+    IfExists,
+    Json,
+    LearningRate,
+    Normalize,
+    Optimizer,
+    Precision,
+    Quiet,
+    Recipe,
+    Schedule,
+    Seed,
+    Traceback,
+    complete,
+    setting,
+)
 
 EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 some runs failed, 4 component missing or broken, "
@@ -23,18 +45,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _complete(group: str) -> object:
-    """A completion of component names, read from entry points alone."""
-
-    def complete(incomplete: str) -> list[str]:
-        from rdfia_cli import registry
-
-        known = registry.recipe_names() if group == "recipes" else registry.names(group)
-        return [name for name in known if name.startswith(incomplete)]
-
-    return complete
 
 
 def _show_version(shown: bool) -> None:
@@ -53,131 +63,6 @@ def rdfia(
     """Controlled image-classification experiments in PyTorch."""
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
-RESULT = "What is printed"
-SETTINGS = "Settings"
-PLACE = "Where it goes"
-SOURCES = "Settings from elsewhere"
-
-
-def _setting(
-    *names: str, metavar: str, help: str, group: str | None = None, panel: str = SETTINGS
-) -> object:
-    return typer.Option(
-        *names,
-        metavar=metavar,
-        help=help,
-        rich_help_panel=panel,
-        autocompletion=_complete(group) if group else None,  # pyright: ignore
-        show_default=False,
-    )
-
-
-Data = Annotated[
-    str | None,
-    _setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
-]
-Augmentations = Annotated[
-    list[str] | None,
-    _setting(
-        "--augment",
-        metavar="A",
-        help="An augmentation; repeat it for more, in order.",
-        group="augmentations",
-    ),
-]
-Seed = Annotated[
-    str | None,
-    _setting("--seed", metavar="N", help="The seed of all randomness. (default 0)"),
-]
-
-
-Optimizer = Annotated[
-    str | None,
-    _setting(
-        "--optimizer",
-        metavar="O",
-        help="The optimizer. (default sgd:momentum=0.9,weight_decay=0.003)",
-        group="optimizers",
-    ),
-]
-Schedule = Annotated[
-    str | None,
-    _setting(
-        "--schedule",
-        metavar="S",
-        help="The schedule of the learning rate. (default cosine:warmup=2)",
-        group="schedules",
-    ),
-]
-LearningRate = Annotated[
-    str | None,
-    _setting("--lr", metavar="X", help="The learning rate; the same as --set optimizer.lr=X."),
-]
-Epochs = Annotated[
-    str | None,
-    _setting("--epochs", metavar="N", help="Passes over the train split. (default 30)"),
-]
-BatchSize = Annotated[
-    str | None, _setting("--batch-size", metavar="N", help="Examples a step. (default 32)")
-]
-Normalize = Annotated[
-    str | None,
-    _setting(
-        "--normalize",
-        metavar="KIND",
-        help="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. (default auto)",
-    ),
-]
-Precision = Annotated[
-    str | None,
-    _setting(
-        "--precision",
-        metavar="P",
-        help="auto, fp32, bf16 or fp16. (default auto)",
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    _setting(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any setting, such as model.dropout=0.5; repeatable; wins over its flag.",
-        panel=SOURCES,
-    ),
-]
-Files = Annotated[
-    list[str] | None,
-    _setting(
-        "--config",
-        metavar="FILE",
-        help="Settings from a TOML file; repeatable, the last wins.",
-        panel=SOURCES,
-    ),
-]
-Recipe = Annotated[
-    str | None,
-    _setting(
-        "--recipe",
-        metavar="NAME",
-        help="Settings of a known experiment: rdfia list recipes.",
-        group="recipes",
-        panel=SOURCES,
-    ),
-]
-IfExists = Annotated[
-    str | None,
-    _setting(
-        "--if-exists",
-        metavar="WHAT",
-        help="skip, resume, new (into DIR-2, DIR-3, ...) or error. (default resume)",
-        panel=PLACE,
-    ),
-]
-
-
 @app.command()
 def train(
     ctx: typer.Context,
@@ -186,7 +71,7 @@ def train(
         typer.Argument(
             metavar="MODEL",
             help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
-            autocompletion=_complete("models"),  # pyright: ignore
+            autocompletion=complete("models"),  # pyright: ignore
             show_default=False,
         ),
     ] = None,
@@ -201,7 +86,7 @@ def train(
     normalize: Normalize = None,
     validation: Annotated[
         str | None,
-        _setting(
+        setting(
             "--validation",
             metavar="SHARE",
             help="The share of train kept for validation. (default 0.1)",
@@ -209,7 +94,7 @@ def train(
     ] = None,
     label_smoothing: Annotated[
         str | None,
-        _setting(
+        setting(
             "--label-smoothing",
             metavar="SHARE",
             help="The share of each label that all classes get alike. (default 0)",
@@ -217,7 +102,7 @@ def train(
     ] = None,
     class_weights: Annotated[
         str | None,
-        _setting(
+        setting(
             "--class-weights",
             metavar="W",
             help="none, balanced, or a list such as [1, 2.5]. (default none)",
@@ -225,13 +110,13 @@ def train(
     ] = None,
     clip_norm: Annotated[
         str | None,
-        _setting(
+        setting(
             "--clip-norm", metavar="X", help="The gradient's largest norm; 0: any. (default 0)"
         ),
     ] = None,
     ema_decay: Annotated[
         str | None,
-        _setting(
+        setting(
             "--ema-decay",
             metavar="X",
             help="Score and keep a moving average of the weights; 0: none. (default 0)",
@@ -239,7 +124,7 @@ def train(
     ] = None,
     freeze: Annotated[
         str | None,
-        _setting(
+        setting(
             "--freeze",
             metavar="WHAT",
             help="none, or backbone: only the head learns. (default none)",
@@ -247,7 +132,7 @@ def train(
     ] = None,
     layer_decay: Annotated[
         str | None,
-        _setting(
+        setting(
             "--layer-decay",
             metavar="X",
             help="The learning rate of a layer over that of the next one. (default 1)",
@@ -255,7 +140,7 @@ def train(
     ] = None,
     head_lr_factor: Annotated[
         str | None,
-        _setting(
+        setting(
             "--head-lr-factor",
             metavar="X",
             help="The learning rate of the head over the optimizer's. (default 1)",
@@ -263,7 +148,7 @@ def train(
     ] = None,
     early_stopping: Annotated[
         str | None,
-        _setting(
+        setting(
             "--early-stopping",
             metavar="N",
             help="Stop after N epochs without a better validation accuracy (at an equal one, "
@@ -273,11 +158,11 @@ def train(
     precision: Precision = None,
     device: Annotated[
         str | None,
-        _setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
+        setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
     ] = None,
     log_every: Annotated[
         str | None,
-        _setting(
+        setting(
             "--log-every",
             metavar="N",
             help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
@@ -288,7 +173,7 @@ def train(
     recipe: Recipe = None,
     out: Annotated[
         str | None,
-        _setting(
+        setting(
             "--out",
             metavar="DIR",
             help="The run folder itself. (default runs/MODEL-DATA-HASH)",
@@ -320,17 +205,17 @@ def compare(
         typer.Argument(
             metavar="MODEL...",
             help="The models. (default vit, timm/vit_tiny_patch16_224, timm/resnet18, cnn, lenet)",
-            autocompletion=_complete("models"),  # pyright: ignore
+            autocompletion=complete("models"),  # pyright: ignore
             show_default=False,
         ),
     ] = None,
     data: Annotated[
         str | None,
-        _setting("--data", metavar="D", help="The dataset. (default mnist)", group="datasets"),
+        setting("--data", metavar="D", help="The dataset. (default mnist)", group="datasets"),
     ] = None,
     seeds: Annotated[
         str,
-        _setting("--seeds", metavar="LIST", help="A run each: 0,1,2 or 0..4. (default 0,1,2)"),
+        setting("--seeds", metavar="LIST", help="A run each: 0,1,2 or 0..4. (default 0,1,2)"),
     ] = "0,1,2",
     augment: Augmentations = None,
     optimizer: Optimizer = None,
@@ -364,7 +249,7 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     data: Annotated[
         str | None,
-        _setting(
+        setting(
             "--data",
             metavar="D",
             help="Another dataset of the same shape and classes.",
@@ -376,7 +261,7 @@ def evaluate(
     ] = "test",
     device: Annotated[
         str | None,
-        _setting("--device", metavar="D", help="Where to compute. (default as the run)"),
+        setting("--device", metavar="D", help="Where to compute. (default as the run)"),
     ] = None,
     plot: Annotated[
         str | None,
@@ -433,13 +318,13 @@ def param_count(
         typer.Argument(
             metavar="MODEL...",
             help="Models, patterns such as 'timm/*', run folders, or ./file.py:function.",
-            autocompletion=_complete("models"),  # pyright: ignore
+            autocompletion=complete("models"),  # pyright: ignore
             show_default=False,
         ),
     ],
     input: Annotated[
         str | None,
-        _setting("--input", metavar="CxHxW", help="What is fed. (default the model's own)"),
+        setting("--input", metavar="CxHxW", help="What is fed. (default the model's own)"),
     ] = None,
     classes: Annotated[
         int | None,
@@ -470,7 +355,7 @@ def param_count(
     ] = False,
     data: Annotated[
         str | None,
-        _setting(
+        setting(
             "--data",
             metavar="D",
             help="Feed what the dataset has, count its images.",
@@ -479,10 +364,10 @@ def param_count(
     ] = None,
     max_parameters: Annotated[
         str | None,
-        _setting("--max-parameters", metavar="N", help="Exit with 5 above it; such as 5M."),
+        setting("--max-parameters", metavar="N", help="Exit with 5 above it; such as 5M."),
     ] = None,
     max_macs: Annotated[
-        str | None, _setting("--max-macs", metavar="N", help="Exit with 5 above it; such as 1G.")
+        str | None, setting("--max-macs", metavar="N", help="Exit with 5 above it; such as 1G.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model.")] = False,
     traceback: Traceback = False,
@@ -501,13 +386,13 @@ def receptive_field(
         typer.Argument(
             metavar="MODEL...",
             help="Models, such as cnn or timm/resnet18, run folders, or ./file.py:function.",
-            autocompletion=_complete("models"),  # pyright: ignore
+            autocompletion=complete("models"),  # pyright: ignore
             show_default=False,
         ),
     ],
     input: Annotated[
         str | None,
-        _setting("--input", metavar="CxHxW", help="What they are fed. (default the model's own)"),
+        setting("--input", metavar="CxHxW", help="What they are fed. (default the model's own)"),
     ] = None,
     classes: Annotated[
         int | None,
@@ -515,11 +400,11 @@ def receptive_field(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        _setting("--layer", metavar="PATTERN", help="Only these, such as 'layer4.*'; repeatable."),
+        setting("--layer", metavar="PATTERN", help="Only these, such as 'layer4.*'; repeatable."),
     ] = None,
     position: Annotated[
         str | None,
-        _setting("--position", metavar="Y,X", help="What this output position sees."),
+        setting("--position", metavar="Y,X", help="What this output position sees."),
     ] = None,
     clip: Annotated[
         bool, typer.Option("--clip", help="Sizes as far as the image itself goes.")
@@ -532,7 +417,7 @@ def receptive_field(
     ] = False,
     data: Annotated[
         str | None,
-        _setting(
+        setting(
             "--data",
             metavar="D",
             help="Images for --effective and --plot. (default the run's, else digits)",
@@ -569,7 +454,7 @@ def prepare_data(
         typer.Argument(
             metavar="D...",
             help="Datasets, such as mnist or folder:path=photos.",
-            autocompletion=_complete("datasets"),  # pyright: ignore
+            autocompletion=complete("datasets"),  # pyright: ignore
             show_default=False,
         ),
     ],
