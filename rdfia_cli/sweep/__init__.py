@@ -1,0 +1,1 @@
+"""Many trials of one question: their space, their search, their ledger, and who executes them."""
