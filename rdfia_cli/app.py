@@ -9,7 +9,9 @@ import typer
 
 from rdfia_cli import __version__, console
 from rdfia_cli.options import (
+    EXECUTION,
     PLACE,
+    SPACE,
     Assignments,
     Augmentations,
     BatchSize,
@@ -193,6 +195,171 @@ def train(
 ) -> None:
     """Train a model; finish an unfinished run; print a finished one."""
     from rdfia_cli.commands import train as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command()
+def sweep(
+    ctx: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
+            autocompletion=complete("models"),  # pyright: ignore
+            show_default=False,
+        ),
+    ] = None,
+    over: Annotated[
+        list[str] | None,
+        setting(
+            "--over",
+            metavar="KEY=VALUES",
+            help="A setting that varies: KEY=a,b,c, KEY=low..high, KEY=low..high:step or "
+            "KEY=log:low..high; repeatable.",
+            panel=SPACE,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            metavar="N",
+            min=1,
+            help="How many. (default all of a grid, else 20)",
+            rich_help_panel=SPACE,
+            show_default=False,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        setting(
+            "--sampler",
+            metavar="S",
+            help="grid, random, tpe, gp, qmc or nsgaii. (default grid, random where it is endless)",
+            panel=SPACE,
+        ),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        setting(
+            "--pruner",
+            metavar="P",
+            help="none, asha, hyperband, median, percentile or threshold. (default none)",
+            panel=SPACE,
+        ),
+    ] = None,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            "--round",
+            metavar="N",
+            min=1,
+            help="Trials that an adaptive sampler proposes at once. (default 8)",
+            rich_help_panel=SPACE,
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            metavar="B",
+            help="auto, stacked, process or ray.",
+            rich_help_panel=EXECUTION,
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Processes side by side. (default 1)",
+            rich_help_panel=EXECUTION,
+            show_default=False,
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            "--retries",
+            metavar="N",
+            min=0,
+            help="How often a trial is tried again whose process crashed or hung.",
+            rich_help_panel=EXECUTION,
+        ),
+    ] = 2,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=0,
+            help="How long a trial may take; 0: any time.",
+            rich_help_panel=EXECUTION,
+        ),
+    ] = 0,
+    memory: Annotated[
+        str | None,
+        setting(
+            "--memory",
+            metavar="SIZE",
+            help="What a process may allocate, such as 4G. (default any)",
+            panel=EXECUTION,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        setting(
+            "--shard",
+            metavar="I/N",
+            help="Only the Ith of N shares of the trials.",
+            panel=EXECUTION,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        setting(
+            "--address", metavar="A", help="The Ray cluster. (default a local one)", panel=EXECUTION
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try failed trials again.", rich_help_panel=EXECUTION),
+    ] = False,
+    data: Data = None,
+    augment: Augmentations = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    lr: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    normalize: Normalize = None,
+    precision: Precision = None,
+    set: Assignments = None,
+    config: Files = None,
+    recipe: Recipe = None,
+    out: Annotated[
+        str | None,
+        setting(
+            "--out",
+            metavar="DIR",
+            help="The sweep's folder. (default sweeps/MODEL-DATA-HASH)",
+            panel=PLACE,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print a rdfia train line for each trial.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Train many trials of a space and rank them; go on where it stopped."""
+    from rdfia_cli.commands import sweep as command
 
     raise typer.Exit(console.call(command.run, ctx.params))
 

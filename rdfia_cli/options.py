@@ -9,6 +9,8 @@ import typer
 SETTINGS = "Settings"
 PLACE = "Where it goes"
 SOURCES = "Settings from elsewhere"
+SPACE = "What varies"
+EXECUTION = "How it is executed"
 
 
 def complete(group: str) -> object:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "RDFIA_"
 ENVIRONMENT_OTHERS = frozenset({"RDFIA_CACHE", "RDFIA_TEST_DATA"})
 """Environment variables that are no settings of a run."""
+SWEEP = "sweep"
+"""The table of a file that says what `rdfia sweep` varies, and how."""
 
 COMPONENT_GROUPS: Mapping[str, str] = {
     "model": "models",
@@ -69,6 +71,8 @@ class Sources:
         files: the `--config` files, in order.
         recipe: the name of a recipe, or None.
         environment: the environment variables.
+        varied: what a sweep gives one of its trials, by dotted key; it wins over all else.
+        sweep: whether they are those of a sweep, whose files may have a table `sweep`.
     """
 
     flags: Mapping[str, Any]
@@ -76,6 +80,17 @@ class Sources:
     files: Sequence[Path] = ()
     recipe: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    varied: Mapping[str, str] = field(default_factory=dict[str, str])
+    sweep: bool = False
+
+    @property
+    def files_in_order(self) -> Sequence[tuple[Path, str]]:
+        """The recipe and the files, each with its origin in words; the last one wins."""
+        recipes = [self.recipe] if self.recipe else []
+        return [
+            *((registry.recipe_path(name), f"recipe {name}") for name in recipes),
+            *((path, f"file {path}") for path in self.files),
+        ]
 
 
 def merge(sources: Sources) -> Table:
@@ -84,17 +99,31 @@ def merge(sources: Sources) -> Table:
     Raises:
         UsageError: a file cannot be read, or a value has not the form of its kind.
     """
-    recipes = [sources.recipe] if sources.recipe else []
     return _lay(
         [
             _read_defaults(),
-            *(_read_toml(registry.recipe_path(name), f"recipe {name}") for name in recipes),
-            *(_read_toml(path, f"file {path}") for path in sources.files),
+            *(_read_settings(path, origin, sources) for path, origin in sources.files_in_order),
             _read_environment(sources.environment),
             _read_flags(sources),
             *(_read_assignment(text) for text in sources.assignments),
+            _read_varied(sources.varied),
         ]
     )
+
+
+def sweep_tables(sources: Sources) -> list[tuple[Mapping[str, Any], str]]:
+    """The tables `sweep` of the recipe and the files, each with its origin; the last one wins.
+
+    Raises:
+        UsageError: a file cannot be read, or its `sweep` is no table.
+    """
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for path, origin in sources.files_in_order:
+        table = _load_toml(path, origin).get(SWEEP, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"sweep = {table!r} ({origin}) is no table", "write [sweep]")
+        found.append((table, origin))
+    return found
 
 
 def _read_defaults() -> Table:
@@ -104,20 +133,28 @@ def _read_defaults() -> Table:
     return tree
 
 
-def _read_toml(path: Path, origin: str) -> Table:
+def _read_settings(path: Path, origin: str, sources: Sources) -> Table:
+    content = _load_toml(path, origin)
+    if SWEEP in content and not sources.sweep:
+        option = f"--recipe {sources.recipe}" if origin.startswith("recipe") else f"--config {path}"
+        raise UsageError(f"{origin} is a sweep", f"run rdfia sweep {option}")
+    tree: Table = {}
+    for key, value in content.items():
+        if key != SWEEP:
+            _assign(tree, key, Given(value, origin))
+    return tree
+
+
+def _load_toml(path: Path, origin: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = tomllib.load(file)
+            return tomllib.load(file)
     except FileNotFoundError:
         raise UsageError(f"config file '{path}' does not exist") from None
     except OSError as error:
         raise UsageError(f"cannot read config file '{path}': {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{origin} is not TOML: {error}") from None
-    tree: Table = {}
-    for key, value in content.items():
-        _assign(tree, key, Given(value, origin))
-    return tree
 
 
 def _read_environment(environment: Mapping[str, str]) -> Table:
@@ -148,6 +185,13 @@ def _read_assignment(text: str) -> Table:
         raise UsageError(f"--set {text} is not key=value", "write --set optimizer.lr=0.1")
     tree: Table = {}
     _assign(tree, key.strip(), Given(value.strip(), f"--set {key.strip()}", text=True))
+    return tree
+
+
+def _read_varied(varied: Mapping[str, str]) -> Table:
+    tree: Table = {}
+    for key, value in varied.items():
+        _assign(tree, key, Given(value, f"--over {key}", text=True))
     return tree
 
 

@@ -1,0 +1,242 @@
+"""`rdfia sweep MODEL --over KEY=VALUES`: execute the trials of a space, rank them, keep it all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import console
+from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, count, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+    from pathlib import Path
+
+    from rdfia_cli.sweep.campaign import Execution, Pool
+    from rdfia_cli.sweep.ledger import Ledger
+    from rdfia_cli.sweep.question import Question
+
+BACKENDS = ("auto", "stacked", "process", "ray")
+SWEEP_FLAGS = frozenset(
+    {
+        *("over", "trials", "sampler", "pruner", "round", "backend", "workers", "retries"),
+        *("timeout", "memory", "shard", "retry_failed", "address"),
+    }
+)
+BEST_SHOWN = 10
+UNITS: Mapping[str, int] = {"": 1, "M": 2**20, "G": 2**30, "MIB": 2**20, "GIB": 2**30}
+
+
+def run(flags: Mapping[str, Any]) -> None:
+    """Sweep what the flags say, from wherever it stands."""
+    from rdfia_cli.sweep.question import ask
+
+    began = time.monotonic()
+    execution = _execution(flags)
+    question = ask(_sources(flags), flags)
+    if flags["dry_run"]:
+        _print_lines(question, execution)
+        return
+    _refuse_shared_search(question, execution)
+    _execute(question, execution, flags)
+    _report(question, flags, time.monotonic() - began)
+
+
+def _sources(flags: Mapping[str, Any]) -> Any:
+    from rdfia_cli.commands.train import sources
+
+    return sources({k: v for k, v in flags.items() if k not in SWEEP_FLAGS | {"out"}})
+
+
+def _execution(flags: Mapping[str, Any]) -> Execution:
+    from rdfia_cli.sweep.campaign import Execution
+
+    backend = flags["backend"]
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend '{backend}'", nearest(backend, BACKENDS))
+    if flags["address"] is not None and backend != "ray":
+        raise UsageError("--address is of Ray", "add --backend ray")
+    return Execution(backend, flags["retries"], _shard(flags["shard"]), flags["retry_failed"])
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard {text} is no share", "write --shard 1/4 to --shard 4/4")
+    return int(match[1]) - 1, int(match[2])
+
+
+def _memory(text: str | None) -> int:
+    """Bytes of `4G`, `512M` or a plain number."""
+    if text is None:
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if not match or match[2].upper() not in UNITS or not float(match[1]):
+        raise UsageError(f"--memory {text} is no size", "write --memory 4G or --memory 512M")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _refuse_shared_search(question: Question, execution: Execution) -> None:
+    if question.search.adaptive and execution.shard[1] > 1:
+        raise UsageError(
+            f"the sampler {question.search.sampler} learns from all trials, so it has no shards",
+            "use --sampler random, or start the same sweep several times on one --out",
+        )
+
+
+def _print_lines(question: Question, execution: Execution) -> None:
+    """Print a line of shell for each trial."""
+    from rdfia_cli.sweep.question import command_line
+    from rdfia_cli.sweep.search import propose
+
+    if question.search.adaptive:
+        raise UsageError(
+            f"the sampler {question.search.sampler} proposes trials only as others end",
+            "use --sampler random or grid with --dry-run",
+        )
+    numbers = [n for n in range(question.search.trials) if execution.has(n)]
+    planned = {number: propose(question.search, number) for number in numbers}
+    trials = {number: question.trial(number, planned[number]) for number in numbers}
+    for number in numbers:
+        console.print_result(command_line(question, trials[number], planned[number]))
+
+
+def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
+    from rdfia_cli.commands.sweep_progress import display
+    from rdfia_cli.sweep.campaign import open_ledger, run_campaign
+
+    ledger = open_ledger(question)
+    if _complete(question, execution, ledger):
+        return
+    with (
+        _workers(question, flags) as pool,
+        display(question, execution, quiet=flags["quiet"]) as show,
+    ):
+        for event in run_campaign(question, execution, ledger, pool):
+            show(event)
+
+
+def _complete(question: Question, execution: Execution, ledger: Ledger) -> bool:
+    """Whether there is nothing left to execute, so that no worker need start."""
+    wanted = [n for n in range(question.search.trials) if execution.has(n)]
+    states = [ledger.entry(number).state for number in wanted]
+    return "waiting" not in states and not (execution.retry_failed and "failed" in states)
+
+
+@contextlib.contextmanager
+def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
+    """Workers that are gone afterwards; asked to stop, they write checkpoints first.
+
+    Raises:
+        PreemptedError: SIGINT or SIGTERM came.
+    """
+    if flags["backend"] == "ray":
+        from rdfia_cli.sweep.ray import connect
+
+        pool = connect(
+            flags["address"], flags["workers"], _memory(flags["memory"]), flags["timeout"]
+        )
+    else:
+        from rdfia_cli.sweep.process import Workers
+
+        workers = flags["workers"] or 1
+        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+        logs = question.folder / "workers"
+        pool = Workers(workers, logs, threads, _memory(flags["memory"]), flags["timeout"])
+        pool.warm_up()
+    try:
+        yield pool
+    except (KeyboardInterrupt, console.Terminated) as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        pool.stop()
+        raise PreemptedError(
+            f"stopped by {signal.Signals(number).name}; what was done is in '{question.folder}'",
+            "run the same command again to go on",
+            number,
+        ) from None
+    finally:
+        pool.close()
+
+
+def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> None:
+    """Write and print what was found.
+
+    Raises:
+        TrialsFailedError: some trials failed.
+    """
+    from rdfia_cli import durable
+    from rdfia_cli.report.sweep import draw_sweep
+    from rdfia_cli.sweep.ledger import Ledger
+    from rdfia_cli.sweep.outcome import OUTCOME, TABLE, rank, summarise, table
+
+    folder = question.folder
+    ledger = Ledger(folder)
+    ledger.refresh()
+    content = summarise(question, ledger, backend=flags["backend"], seconds=seconds)
+    durable.write_json(folder / OUTCOME, content)
+    durable.write_file(folder / TABLE, table(content["trials"]).encode())
+    drawn = draw_sweep(folder)
+    if flags["json"]:
+        console.print_json(content)
+    else:
+        _print_ranking(content, rank(content["trials"]))
+        if not flags["quiet"]:
+            _say_where(folder, drawn, content)
+    _refuse_failures(content, folder)
+
+
+def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> None:
+    keys = [dimension["key"] for dimension in content["space"]]
+    rows = [
+        (
+            str(trial["number"]),
+            *(_shown(trial["parameters"].get(key)) for key in keys),
+            f"{trial['validation_accuracy']:.4f}",
+            f"{trial['test_accuracy']:.4f}",
+            f"{trial['seconds']:.1f}",
+        )
+        for trial in ranked[:BEST_SHOWN]
+    ]
+    states = [trial["state"] for trial in content["trials"]]
+    tally = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
+    console.print_table(
+        ("trial", *keys, "validation", "test", "seconds"),
+        rows,
+        title=f"{count(len(states), 'trial')}: {tally}; the best by accuracy on validation",
+    )
+    if len(content["importances"]) > 1:
+        console.print_result("")
+        console.print_table(
+            ("setting", "importance"),
+            [(key, f"{value:.2f}") for key, value in content["importances"].items()],
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) -> None:
+    console.say(f"all trials  {folder / 'trials.csv'}")
+    console.say(f"pictures    {', '.join(str(path) for path in drawn)}")
+    if content["best"]:
+        console.say(f"the best    rdfia eval {content['best']['run']}")
+
+
+def _refuse_failures(content: Mapping[str, Any], folder: Path) -> None:
+    failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
+    for trial in failed:
+        console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
+    if failed:
+        raise TrialsFailedError(
+            f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
+            f"see '{folder / 'trials.csv'}'; --retry-failed tries them again",
+        )

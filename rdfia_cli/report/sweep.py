@@ -1,0 +1,223 @@
+"""The pictures of a sweep: the curves of its trials, and each setting against the accuracy."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import run
+from rdfia_cli.report.figure import drawable, styled, write_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES, SETTINGS, MAP = "curves.png", "settings.png", "map.png"
+PANEL_INCHES = (5.0, 4.0)
+MOST_COLUMNS = 3
+LONGEST_LABEL = 28
+BEST_COLOUR, FAILED_COLOUR, POINT_COLOUR = "#D55E00", "#999999", "#0072B2"
+SCALE = "viridis"
+"""Even in lightness, so that it holds in grey and for the colour-blind."""
+
+
+def draw_sweep(folder: Path) -> list[Path]:
+    """Draw what a sweep's folder tells; returns the files that were written.
+
+    `curves.png` has the curves of all trials, `settings.png` each setting that varied against the
+    accuracy on validation, and `map.png` the accuracy over two settings where exactly two varied.
+    """
+    content = json.loads((folder / "sweep.json").read_bytes())
+    finished = [t for t in content["trials"] if t["validation_accuracy"] is not None]
+    varied = [d for d in content["space"] if len({str(_value(t, d)) for t in finished}) > 1]
+    with styled(10):
+        figures = {CURVES: _draw_curves(content)}
+        if finished and varied:
+            figures[SETTINGS] = _draw_settings(content, finished, varied)
+        if finished and len(varied) == 2:
+            figures[MAP] = _draw_map(finished, varied)
+        for name, figure in figures.items():
+            write_figure(figure, folder / name)
+    return [folder / name for name in figures]
+
+
+def _value(trial: Mapping[str, Any], dimension: Mapping[str, Any]) -> Any:
+    return trial["parameters"].get(dimension["key"])
+
+
+def _draw_curves(content: Mapping[str, Any]) -> Figure:
+    """Accuracy and loss on validation by epoch, the brighter the better; the best one in front."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(2 * width, height), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    best = content["best"]["number"] if content["best"] else None
+    trials = sorted(content["trials"], key=lambda t: t["validation_accuracy"] or 0)
+    for place, trial in enumerate(trials):
+        lines = _epochs(trial["run"])
+        epochs = [line["epoch"] for line in lines]
+        chosen = trial["number"] == best
+        colour = BEST_COLOUR if chosen else colormaps[SCALE](place / max(1, len(trials)))
+        style = {"color": colour, "linewidth": 2 if chosen else 0.9, "alpha": 1 if chosen else 0.6}
+        label = drawable(f"best: {_settings_text(trial)}") if chosen else None
+        marker = "o" if len(epochs) == 1 else None
+        for axes, measure in ((left, "accuracy"), (right, "loss")):
+            values = [line["validation"][measure] for line in lines]
+            axes.plot(epochs, values, label=label, marker=marker, **style)
+    left.set(xlabel="epoch", ylabel="accuracy on validation")
+    right.set(xlabel="epoch", ylabel="cross-entropy on validation (nats)")
+    _limit_losses(right)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _clean(axes)
+    if best is not None:
+        for text in left.legend(frameon=False, loc="lower right").get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def _limit_losses(axes: Axes) -> None:
+    """Leave out of sight what diverging trials reach."""
+    import numpy as np
+
+    ends = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
+    values = np.concatenate([end for end in ends if end.size] or [np.ones(1)])
+    usual = float(np.percentile(values, 90))
+    axes.set_ylim(0, min(float(values.max()), 2 * usual) * 1.05 or 1)
+
+
+def _epochs(folder: str) -> list[dict[str, Any]]:
+    from pathlib import Path
+
+    lines = run.read_lines(Path(folder) / run.METRICS)
+    return [line for line in lines if "validation" in line]
+
+
+def _settings_text(trial: Mapping[str, Any]) -> str:
+    parts = [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in trial["parameters"].items()]
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+
+def _draw_settings(
+    content: Mapping[str, Any],
+    finished: Sequence[Mapping[str, Any]],
+    varied: Sequence[Mapping[str, Any]],
+) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = min(len(varied), MOST_COLUMNS)
+    rows = -(-len(varied) // columns)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axes, dimension in zip(panels, varied, strict=False):
+        _draw_setting(axes, dimension, finished, content["best"])
+    for axes in panels[len(varied) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel("accuracy on validation")
+    return figure
+
+
+def _draw_setting(
+    axes: Axes,
+    dimension: Mapping[str, Any],
+    finished: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any] | None,
+) -> None:
+    places = _places(axes.set_xticks, dimension, finished)
+    if dimension.get("log"):
+        axes.set_xscale("log")
+    accuracies = [trial["validation_accuracy"] for trial in finished]
+    axes.scatter(places, accuracies, s=22, color=POINT_COLOUR, alpha=0.6, linewidths=0)
+    if best is not None:
+        at = next(i for i, trial in enumerate(finished) if trial["number"] == best["number"])
+        axes.scatter(places[at], accuracies[at], s=48, color=BEST_COLOUR, zorder=3, label="best")
+        axes.legend(frameon=False, loc="lower right")
+    axes.set_xlabel(drawable(dimension["key"]), parse_math=False)
+    _clean(axes)
+
+
+def _places(
+    set_ticks: Any, dimension: Mapping[str, Any], finished: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Where trials stand along a setting: at its number, or at the place of its name."""
+    values = [_value(trial, dimension) for trial in finished]
+    if "values" not in dimension:
+        return [float(value) for value in values]
+    names = dimension["values"]
+    texts = [_written(value) for value in values]
+    set_ticks(
+        range(len(names)),
+        [drawable(_short(name)) for name in names],
+        rotation=30 if max(map(len, names)) > 8 else 0,
+        ha="right" if max(map(len, names)) > 8 else "center",
+        parse_math=False,
+    )
+    return [float(names.index(text)) if text in names else float("nan") for text in texts]
+
+
+def _written(value: Any) -> str:
+    """A value as it stood in the space."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[str, Any]]) -> Figure:
+    """The accuracy over two settings: a cell each where both are listed, else a dot each."""
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * 1.25, height), layout="constrained")
+    axes = figure.subplots()
+    across, up = varied
+    x = _places(axes.set_xticks, across, finished)
+    y = _places(axes.set_yticks, up, finished)
+    accuracies = [trial["validation_accuracy"] for trial in finished]
+    if "values" in across and "values" in up:
+        drawn = axes.pcolormesh(*_cells(across, up, x, y, accuracies), cmap=SCALE)
+    else:
+        axes.set_xscale("log" if across.get("log") else "linear")
+        axes.set_yscale("log" if up.get("log") else "linear")
+        drawn = axes.scatter(
+            x, y, c=accuracies, s=60, cmap=SCALE, edgecolors="black", linewidths=0.4
+        )
+    figure.colorbar(drawn, label="accuracy on validation")
+    axes.set_xlabel(drawable(across["key"]), parse_math=False)
+    axes.set_ylabel(drawable(up["key"]), parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _cells(
+    across: Mapping[str, Any],
+    up: Mapping[str, Any],
+    x: Sequence[float],
+    y: Sequence[float],
+    accuracies: Sequence[float],
+) -> tuple[Any, Any, Any]:
+    """Edges of the cells, and the mean accuracy of the trials in each; NaN where there is none."""
+    import numpy as np
+
+    total = np.zeros((len(up["values"]), len(across["values"])))
+    counts = np.zeros_like(total)
+    for column, row, accuracy in zip(x, y, accuracies, strict=True):
+        total[int(row), int(column)] += accuracy
+        counts[int(row), int(column)] += 1
+    with np.errstate(invalid="ignore"):
+        means = total / counts
+    return np.arange(total.shape[1] + 1) - 0.5, np.arange(total.shape[0] + 1) - 0.5, means
+
+
+def _clean(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,50 @@
+"""A trial trained the ordinary way, by the very code of `rdfia train`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rdfia_cli.errors import PreemptedError, RdfiaError
+from rdfia_cli.experiment import Finished, Started, Warned, run_experiment
+from rdfia_cli.sweep.trial import (
+    Judge,
+    Trial,
+    TrialEpoch,
+    TrialEvent,
+    TrialFailed,
+    TrialFinished,
+    TrialPruned,
+    TrialStarted,
+    TrialWarned,
+    never,
+)
+from rdfia_cli.training.loop import EpochEnd
+
+
+def run_ordinary(trial: Trial, judge: Judge = never) -> Iterator[TrialEvent]:
+    """Train a trial and tell what comes of it."""
+    try:
+        for event in run_experiment(trial.config, trial.folder):
+            if isinstance(event, Started):
+                yield TrialStarted(trial.number, event.epochs, event.epochs_done)
+            elif isinstance(event, Warned):
+                yield TrialWarned(trial.number, event.text)
+            elif isinstance(event, Finished):
+                yield TrialFinished(trial.number, event.result)
+            elif isinstance(event, EpochEnd):
+                score = event.evaluations.get("validation")
+                epoch = TrialEpoch(
+                    trial.number,
+                    event.epoch,
+                    event.epochs,
+                    score.loss if score else None,
+                    score.accuracy if score else None,
+                )
+                yield epoch
+                if judge(epoch):
+                    yield TrialPruned(trial.number, event.epoch)
+                    return
+    except PreemptedError:
+        raise
+    except RdfiaError as error:
+        yield TrialFailed(trial.number, error.kind, error.fact)

@@ -1,0 +1,115 @@
+"""What a sweep found: the object `rdfia.sweep/1`, its ranking, and its table as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rdfia_cli.sweep.ledger import Ledger
+from rdfia_cli.sweep.question import Question
+from rdfia_cli.sweep.search import importances
+
+OUTCOME = "sweep.json"
+TABLE = "trials.csv"
+
+
+def summarise(
+    question: Question, ledger: Ledger, *, backend: str, seconds: float
+) -> dict[str, Any]:
+    """The object `rdfia.sweep/1`: every trial by its number, and the best one.
+
+    Args:
+        question: the sweep.
+        ledger: what became of its trials.
+        backend: what executed them.
+        seconds: how long this call took.
+    """
+    numbers = range(question.search.trials)
+    trials = [_describe(question, ledger, number) for number in numbers]
+    ranked = rank(trials)
+    finished = [
+        (ledger.entry(trial["number"]).settings or {}, trial["validation_accuracy"])
+        for trial in trials
+        if trial["validation_accuracy"] is not None and trial["state"] == "finished"
+    ]
+    identity = question.identity
+    return {
+        "schema": "rdfia.sweep/1",
+        "command": "sweep",
+        "sweep": str(question.folder),
+        "space": identity["over"],
+        "sampler": question.search.sampler,
+        "pruner": question.search.pruner,
+        "seed": question.search.seed,
+        "trials": trials,
+        "best": ranked[0] if ranked else None,
+        "importances": importances(question.search.space, finished, question.search.seed),
+        "engines": [
+            {"engine": choice["engine"], "reason": choice["reason"]}
+            for choice in ledger.choices.values()
+        ],
+        "backend": backend,
+        "seconds": seconds,
+    }
+
+
+def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]:
+    entry = ledger.entry(number)
+    validation, test = entry.end.get("validation"), entry.end.get("test")
+    return {
+        "number": number,
+        "parameters": {key: _typed(text) for key, text in (entry.settings or {}).items()},
+        "state": entry.state,
+        "validation_accuracy": validation["accuracy"] if validation else None,
+        "validation_loss": validation["loss"] if validation else None,
+        "test_accuracy": test["accuracy"] if test else None,
+        "seconds": entry.end.get("seconds"),
+        "run": str(question.folder_of(number)),
+        "epoch": entry.end.get("epoch"),
+        "error": entry.end.get("error"),
+        "message": entry.end.get("message"),
+    }
+
+
+def _typed(text: str) -> Any:
+    """A value in its TOML type; what is none stays text."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | list) else text
+
+
+def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The finished trials, the best first: by accuracy on validation, then by its loss.
+
+    The test split chooses nothing. Trials without a validation split have no rank.
+    """
+    finished = [t for t in trials if t["state"] == "finished" and t["validation_loss"] is not None]
+    return sorted(
+        finished, key=lambda t: (-t["validation_accuracy"], t["validation_loss"], t["number"])
+    )
+
+
+def table(trials: Sequence[Mapping[str, Any]]) -> str:
+    """The trials as CSV, by number; without times, so that equal sweeps have equal bytes."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial["parameters"]))
+    measured = ("validation_accuracy", "validation_loss", "test_accuracy")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["number", "state", *keys, *measured, "error", "message", "run"])
+    for trial in trials:
+        values = [_plain(trial["parameters"].get(key)) for key in keys]
+        numbers = [_plain(trial[name]) for name in measured]
+        ends = [trial["error"] or "", trial["message"] or "", trial["run"]]
+        writer.writerow([trial["number"], trial["state"], *values, *numbers, *ends])
+    return text.getvalue()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,276 @@
+"""What a sweep asks: the settings that all trials share, the space, and how it is searched.
+
+It knows the configuration of every trial, and says on which grounds two sweeps are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from rdfia_cli import registry
+from rdfia_cli.config import ComponentConfig, RunConfig, resolve
+from rdfia_cli.errors import RdfiaError, UsageError, nearest
+from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, merge, sweep_tables
+from rdfia_cli.spec import parse_spec, value_text
+from rdfia_cli.sweep.search import Search, check
+from rdfia_cli.sweep.space import Choice, Dimension, Settings, parse_over, size, split_key
+from rdfia_cli.sweep.trial import Trial
+
+TRIALS = "trials"
+"""The folder of the run folders."""
+SWEEP_KEYS = ("over", "trials", "sampler", "pruner", "round")
+"""The keys of a file's table `sweep`."""
+USUAL_TRIALS = 20
+"""How many trials there are where neither a flag nor the space says it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sweep before anything of it ran.
+
+    Attributes:
+        sources: the settings that all trials share.
+        search: the space, and how it is searched.
+        out: the sweep's folder, or None for the usual one.
+    """
+
+    sources: Sources
+    search: Search
+    out: str | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the trials, but not how many there are: plain JSON values."""
+        return {
+            "settings": _plain(merge(self.sources)),
+            "over": [_plain_dimension(dimension) for dimension in self.search.space],
+            "sampler": self.search.sampler,
+            "pruner": self.search.pruner,
+            "round": self.search.round if self.search.adaptive else None,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder: `out`, or one under sweeps/ named by model, data and a digest."""
+        if self.out is not None:
+            return Path(self.out)
+        text = json.dumps(self.identity, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        settings = merge(self.sources)
+        names = [str(settings[key]["name"].value) for key in ("model", "data")]
+        plain = [re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in names]
+        return Path("sweeps") / "-".join([*plain, digest])
+
+    def folder_of(self, number: int) -> Path:
+        """The run folder of a trial."""
+        return self.folder / TRIALS / f"{number:04d}"
+
+    def trial(self, number: int, settings: Settings) -> Trial:
+        """A trial's resolved configuration.
+
+        Raises:
+            UsageError, ComponentError: a value does not fit; its `--over` is named.
+        """
+        flags = {**self.sources.flags, "out": str(self.folder_of(number))}
+        return Trial(number, resolve(replace(self.sources, flags=flags, varied=settings)).config)
+
+
+def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
+    """The question of a command line.
+
+    Args:
+        sources: the settings of `rdfia train`'s flags.
+        flags: `over`, `trials`, `sampler`, `pruner`, `round` and `out`, None where not given.
+
+    Raises:
+        UsageError: nothing varies, or the search cannot be done.
+    """
+    sources = replace(sources, sweep=True)
+    table = _merge_tables(sources)
+    texts = _over_texts(flags["over"] or (), table.get("over", {}))
+    if not texts:
+        raise UsageError("nothing varies", "add --over optimizer.lr=0.01,0.1,1 for a sweep")
+    space = _read_space(sources, texts)
+    _refuse_double(space)
+    _refuse_pinned(sources, space)
+    chosen = {key: _first(flags[key], table.get(key)) for key in SWEEP_KEYS if key != "over"}
+    count = size(space)
+    sampler = chosen["sampler"] or ("random" if count is None else "grid")
+    trials = chosen["trials"] or (count if count is not None and sampler == "grid" else None)
+    seed = _probe(sources, space)
+    search = Search(
+        space,
+        sampler,
+        chosen["pruner"] or "none",
+        trials or min(USUAL_TRIALS, count or USUAL_TRIALS),
+        0 if seed is None else seed.seed,
+        chosen["round"] or Search.round,
+    )
+    check(search)
+    return Question(sources, search, flags["out"])
+
+
+def command_line(question: Question, trial: Trial, settings: Settings) -> str:
+    """The `rdfia train` line of a trial, quoted for a shell."""
+    sources = question.sources
+    words = ["rdfia", "train"]
+    if sources.recipe:
+        words += ["--recipe", sources.recipe]
+    for file in sources.files:
+        words += ["--config", str(file)]
+    for key, value in sources.flags.items():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if each is not None and key not in ("out", "if_exists"):
+                words += [each] if key == "model" else [f"--{key.replace('_', '-')}", str(each)]
+    for text in sources.assignments:
+        words += ["--set", text]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join([*words, "--out", str(trial.folder)])
+
+
+def structure(config: RunConfig) -> str:
+    """A name for what trials must have in common to be trained in one computation.
+
+    Left out is what may differ: continuous settings, the seed, the schedule. Whether the modules
+    are really alike is looked at once they are built.
+    """
+    left_out = ("seed", "epochs", "label_smoothing", "clip_norm", "early_stopping", "layer_decay")
+    shared = {
+        key: value
+        for key, value in config.identity.items()
+        if key not in (*left_out, "head_lr_factor", "schedule", "log_every")
+    }
+    shared["ema_decay"] = bool(config.ema_decay)
+    shared["optimizer"] = config.optimizer.name
+    shared["model"] = [config.model.name, _discrete(config.model)]
+    text = json.dumps(shared, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _discrete(chosen: ComponentConfig) -> dict[str, Any]:
+    return {key: v for key, v in chosen.parameters.items() if not isinstance(v, float)}
+
+
+def _merge_tables(sources: Sources) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for table, origin in sweep_tables(sources):
+        for key, value in table.items():
+            _refuse_entry(key, value, origin)
+        merged.update(table)
+    return merged
+
+
+def _refuse_entry(key: str, value: Any, origin: str) -> None:
+    if key not in SWEEP_KEYS:
+        raise UsageError(f"unknown setting 'sweep.{key}' ({origin})", nearest(key, SWEEP_KEYS))
+    where = f"sweep.{key} = {value!r} ({origin})"
+    if key == "over":
+        if not isinstance(value, dict):
+            raise UsageError(f"{where} is no table", 'as in over = { "lr" = "0.01,0.1" }')
+    elif key in ("trials", "round"):
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{where} is no count of 1 or more")
+    elif not isinstance(value, str):
+        raise UsageError(f"{where} is no text")
+
+
+def _over_texts(given: Sequence[str], table: Mapping[str, Any]) -> Sequence[str]:
+    """`KEY=VALUES` of a file, and those of the flags, which win."""
+    texts: dict[str, str] = {}
+    for key, values in table.items():
+        listed = isinstance(values, list)
+        text = ",".join(value_text(value) for value in values) if listed else str(values)
+        texts[split_key(f"{key}={text}")[0]] = f"{key}={text}"
+    named = [split_key(text)[0] for text in given]
+    return [*(text for key, text in texts.items() if key not in named), *given]
+
+
+def _read_space(sources: Sources, texts: Sequence[str]) -> Sequence[Dimension]:
+    guessed = [parse_over(text, whole=None) for text in texts]
+    probe = _probe(sources, guessed)
+    types = [_type_of(probe, split_key(text)[0]) for text in texts]
+    return [
+        parse_over(text, whole=None if kind is None else kind is int)
+        for text, kind in zip(texts, types, strict=True)
+    ]
+
+
+def _probe(sources: Sources, space: Sequence[Dimension]) -> RunConfig | None:
+    """The configuration with the first value of each setting; None where it does not hold."""
+    varied = {d.key: d.nth(0) for d in space if isinstance(d, Choice)}
+    try:
+        return resolve(replace(sources, varied=varied)).config
+    except RdfiaError:
+        return None
+
+
+def _type_of(config: RunConfig | None, key: str) -> type | None:
+    """`int` or `float` where a setting is one of these, None where that is not known."""
+    head, _, leaf = key.partition(".")
+    annotation: Any = None
+    if head in COMPONENT_GROUPS and leaf and config is not None:
+        chosen = getattr(config, head)
+        if isinstance(chosen, tuple):
+            index, _, leaf = leaf.partition(".")
+            chosen = chosen[int(index)] if index.isdigit() and int(index) < len(chosen) else None
+        if chosen is not None:
+            component = registry.find(COMPONENT_GROUPS[head], parse_spec(chosen.name))
+            known = registry.parameters(component).parameters.get(leaf)
+            annotation = known.annotation if known else None
+    elif not leaf and head in RunConfig.model_fields:
+        annotation = RunConfig.model_fields[head].annotation
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation if annotation in (int, float) else None
+
+
+def _refuse_double(space: Sequence[Dimension]) -> None:
+    keys = [dimension.key for dimension in space]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(f"--over names {key} twice", "put all its values into one --over")
+
+
+def _refuse_pinned(sources: Sources, space: Sequence[Dimension]) -> None:
+    """Refuse that a setting is given by a flag or `--set` and varied as well."""
+    assigned = [text.partition("=")[0].strip() for text in sources.assignments]
+    given = {key for key, value in sources.flags.items() if value not in (None, [], ())}
+    for dimension in space:
+        key = dimension.key
+        if key in assigned or key in given or (key == "optimizer.lr" and "lr" in given):
+            raise UsageError(f"{key} is both given and varied", f"drop it, or its --over {key}=...")
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Given):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key not in ("out", "if_exists")}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain_dimension(dimension: Dimension) -> dict[str, Any]:
+    """A dimension as JSON, which tells how it was drawn."""
+    if isinstance(dimension, Choice):
+        return {"key": dimension.key, "values": list(dimension.values)}
+    return {
+        "key": dimension.key,
+        "low": float(dimension.low),
+        "high": float(dimension.high),
+        "step": None if dimension.step is None else float(dimension.step),
+        "log": dimension.logarithmic,
+        "whole": dimension.whole,
+    }
