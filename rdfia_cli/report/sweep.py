@@ -180,6 +180,10 @@ def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[st
     figure = Figure(figsize=(width * 1.25, height), layout="constrained")
     axes = figure.subplots()
     across, up = varied
+    # First of all, since another scale forgets the ticks.
+    axes.set(
+        xscale="log" if across.get("log") else "linear", yscale="log" if up.get("log") else "linear"
+    )
     x = _places(axes.set_xticks, across, finished)
     y = _places(axes.set_yticks, up, finished)
     accuracies = [trial["validation_accuracy"] for trial in finished]
