@@ -19,7 +19,7 @@ from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.sweep.ledger import LEDGER, Entry, Ledger
 from rdfia_cli.sweep.messages import Job, JobEnded, JobPreempted, Told
 from rdfia_cli.sweep.process import JobDied
-from rdfia_cli.sweep.question import Question, structure
+from rdfia_cli.sweep.question import TRIALS, Question, structure
 from rdfia_cli.sweep.search import Adaptive, Search, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.search import Told as Learnt
 from rdfia_cli.sweep.trial import (
@@ -74,7 +74,8 @@ class Execution:
     """How trials are executed.
 
     Attributes:
-        backend: `auto` has three timed steps decide between `stacked` and `process`.
+        backend: `auto` has three timed steps decide between `stacked` and `process`; so has
+            `ray`, whose workers are elsewhere.
         retries: how often a trial is tried again that ended without an answer.
         shard: the place of this process, from 0, and how many share the trials.
         retry_failed: try again what failed before.
@@ -124,7 +125,8 @@ def open_ledger(question: Question) -> Ledger:
     folder = question.folder
     if folder.exists() and not (folder / LEDGER).exists():
         inside = folder.iterdir() if folder.is_dir() else [folder]
-        if any(not path.name.startswith(".") for path in inside):
+        # The lines of `--dry-run` may have trained trials before there was a ledger.
+        if any(not path.name.startswith(".") and path.name != TRIALS for path in inside):
             raise UsageError(
                 f"'{folder}' is neither empty nor the folder of a sweep", "choose another --out"
             )
@@ -183,7 +185,7 @@ def _settings(
         else:
             found[number] = propose(search, number)
             if adaptive is not None:
-                adaptive.enter(number, found[number])
+                adaptive.enter(number)
         before = ledger.entry(number).settings
         if before is not None:
             refuse_other_proposal(number, before, found[number])
@@ -279,8 +281,7 @@ class _Hall:
             self._plan(name, members)
 
     def _plan(self, name: str, members: Sequence[Trial]) -> None:
-        backend = self.execution.backend
-        engine = "process" if backend == "ray" else backend
+        engine = "auto" if self.execution.backend == "ray" else self.execution.backend
         if engine == "auto":
             if name in self.ledger.choices:
                 engine = self.ledger.choices[name]["engine"]

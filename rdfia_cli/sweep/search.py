@@ -182,14 +182,9 @@ class Adaptive:
         self._asked[number] = asked
         return {d.key: _text(d, asked.params[d.key]) for d in self._search.space}
 
-    def enter(self, number: int, settings: Settings) -> None:
+    def enter(self, number: int) -> None:
         """Take note of a trial that grid or random proposed, for the pruner alone."""
-        from optuna.distributions import CategoricalDistribution
-
-        fixed: dict[str, BaseDistribution] = {
-            key: CategoricalDistribution([value]) for key, value in settings.items()
-        }
-        self._asked[number] = self._study.ask(fixed)
+        self._asked[number] = self._study.ask()
 
     def should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
         """Report an epoch of a trial, and ask whether it goes on."""

@@ -113,7 +113,7 @@ def _ask_all(asked: Search) -> list:
 def test_asha_prunes_the_worst_and_spares_the_best():
     adaptive = Adaptive(search(sampler="random", pruner="asha:min_resource=1,reduction_factor=2"))
     for number in range(4):
-        adaptive.enter(number, {"optimizer.lr": "0.1"})
+        adaptive.enter(number)
     verdicts = [adaptive.should_prune(number, 1, 0.9 - 0.2 * number) for number in range(4)]
     assert verdicts[0] is False
     assert verdicts[-1] is True

@@ -1,0 +1,305 @@
+"""A sweep goes on where it was, whatever becomes of its workers."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdfia_cli.errors import UsageError
+from rdfia_cli.sources import Sources
+from rdfia_cli.sweep.campaign import Execution, Retried, open_ledger, run_campaign
+from rdfia_cli.sweep.ledger import Ledger
+from rdfia_cli.sweep.messages import Job, JobEnded, JobPreempted
+from rdfia_cli.sweep.process import JobDied
+from rdfia_cli.sweep.question import Question, ask
+from rdfia_cli.sweep.trial import (
+    Chosen,
+    Trial,
+    TrialEpoch,
+    TrialFailed,
+    TrialFinished,
+    TrialPruned,
+    TrialStarted,
+)
+
+NOTHING = dict.fromkeys(("over", "trials", "sampler", "pruner", "round", "out"))
+
+
+def question(*over: str, out: str = "sweep", **flags: Any) -> Question:
+    settings = {"model": "mlp", "data": "circles", "epochs": "2"}
+    return ask(Sources(settings), {**NOTHING, "over": list(over), "out": out, **flags})
+
+
+def accuracy_of(trial: Trial) -> float:
+    """A made-up accuracy, best at a learning rate of 0.1."""
+    return 1 - abs(trial.config.optimizer.parameters["lr"] - 0.1) / 10
+
+
+def finish(trial: Trial) -> TrialFinished:
+    """Write what a finished run has, as far as a sweep looks at it."""
+    score = {"loss": 0.1, "accuracy": accuracy_of(trial)}
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    line = {"epoch": 1, "validation": score}
+    (trial.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    result = {"validation": score, "test": score, "seconds": 1.0, "parameters": 5}
+    return TrialFinished(trial.number, result)
+
+
+Behaviour = Callable[["FakePool", Job], Iterator[Any]]
+
+
+def well(pool: FakePool, job: Job) -> Iterator[Any]:
+    if job.task == "choose":
+        yield Chosen("stacked", "5 times the speed")
+    else:
+        for trial in job.trials:
+            yield TrialStarted(trial.number, 2)
+            epoch = TrialEpoch(trial.number, 1, 2, 0.5, accuracy_of(trial))
+            yield epoch
+            if job.judged and pool.answers.popleft():
+                yield TrialPruned(trial.number, 1)
+            else:
+                yield finish(trial)
+    yield JobEnded()
+
+
+@dataclass
+class FakePool:
+    """Workers that do as they are told, without a process."""
+
+    behave: Behaviour = well
+    count: int = 1
+    jobs: list[Job] = field(default_factory=list)
+    answers: deque[bool] = field(default_factory=deque)
+    _running: deque[tuple[Job, Iterator[Any]]] = field(default_factory=deque)
+
+    @property
+    def idle(self) -> int:
+        return self.count - len(self._running)
+
+    def submit(self, job: Job) -> None:
+        assert self.idle
+        self.jobs.append(job)
+        self._running.append((job, self.behave(self, job)))
+
+    def answer(self, job: Job, *, prune: bool) -> None:
+        self.answers.append(prune)
+
+    def reports(self, seconds: float) -> list[Any]:
+        if not self._running:
+            return []
+        job, events = self._running[0]
+        told = next(events)
+        if isinstance(told, JobEnded | JobDied | JobPreempted):
+            self._running.popleft()
+        return [(job, told)]
+
+
+def sweep(asked: Question, pool: FakePool, **execution: Any) -> tuple[list[Any], Ledger]:
+    ledger = open_ledger(asked)
+    events = list(run_campaign(asked, Execution(**execution), ledger, pool))
+    found = Ledger(asked.folder)
+    found.refresh()
+    return events, found
+
+
+def states(ledger: Ledger) -> list[str]:
+    return [ledger.entry(number).state for number in sorted(ledger.entries)]
+
+
+def test_every_trial_is_executed_once_by_the_engine_that_was_chosen():
+    pool = FakePool()
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2,0.3"), pool)
+    assert states(ledger) == ["finished"] * 3
+    assert [(job.task, len(job.trials)) for job in pool.jobs] == [("choose", 3), ("stacked", 3)]
+
+
+def test_trials_that_cannot_share_a_computation_are_trained_apart():
+    pool = FakePool()
+    sweep(question("model.hidden=4,8", "optimizer.lr=0.1,0.2"), pool)
+    stacks = [job for job in pool.jobs if job.task == "stacked"]
+    assert [[t.config.model.parameters["hidden"] for t in job.trials] for job in stacks] == [
+        [4, 4],
+        [8, 8],
+    ]
+
+
+def test_the_same_sweep_again_executes_nothing():
+    sweep(question("optimizer.lr=0.1,0.2"), FakePool())
+    pool = FakePool()
+    sweep(question("optimizer.lr=0.1,0.2"), pool)
+    assert pool.jobs == []
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_adding_trials_later_equals_all_at_once(sampler: str):
+    over, settings = "optimizer.lr=log:0.001..1", {"sampler": sampler, "round": 4}
+    for trials in (6, 14):
+        _, later = sweep(question(over, out="later", trials=trials, **settings), FakePool())
+    _, once = sweep(question(over, out="once", trials=14, **settings), FakePool())
+    assert [later.entry(n).settings for n in range(14)] == [
+        once.entry(n).settings for n in range(14)
+    ]
+
+
+def test_shares_are_disjoint_and_together_all():
+    asked = question("optimizer.lr=0.1,0.2,0.3,0.4,0.5")
+    numbers = []
+    for place in range(2):
+        pool = FakePool()
+        sweep(asked, pool, shard=(place, 2), backend="process")
+        numbers.append([trial.number for job in pool.jobs for trial in job.trials])
+    assert numbers == [[0, 2, 4], [1, 3]]
+
+
+def test_a_run_that_somebody_else_finished_counts(monkeypatch):
+    asked = question("optimizer.lr=0.1,0.2")
+    trial = asked.trial(0, {"optimizer.lr": "0.1"})
+    result = finish(trial).result
+    (trial.folder / "config.toml").write_text(trial.config.to_toml())
+    (trial.folder / "result.json").write_text(json.dumps(result))
+    pool = FakePool()
+    _, ledger = sweep(asked, pool, backend="process")
+    assert [t.number for job in pool.jobs for t in job.trials] == [1]
+    assert states(ledger) == ["finished"] * 2
+
+
+def crash_with(number: int, times: int) -> Behaviour:
+    """Workers that die of one trial a number of times."""
+    deaths = 0
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        nonlocal deaths
+        if job.task != "choose" and number in [t.number for t in job.trials] and deaths < times:
+            deaths += 1
+            yield JobDied("crash", "its process was killed by SIGSEGV")
+        else:
+            yield from well(pool, job)
+
+    return behave
+
+
+def test_a_trial_that_kills_its_worker_is_found_in_its_stack_and_harms_no_other():
+    pool = FakePool(crash_with(5, times=10**6))
+    events, ledger = sweep(
+        question("optimizer.lr=" + ",".join(f"0.{n}" for n in range(1, 9))), pool
+    )
+    assert states(ledger) == [*["finished"] * 5, "failed", *["finished"] * 2]
+    assert ledger.entry(5).end["message"] == "its process was killed by SIGSEGV"
+    assert sum(isinstance(event, Retried) for event in events) == 2
+    # All were tried by the same engine, so that the others' bits do not depend on the crash.
+    assert {job.task for job in pool.jobs[1:]} == {"stacked"}
+
+
+def test_a_trial_is_tried_again_as_often_as_asked():
+    for retries, state in ((2, "failed"), (3, "finished")):
+        asked = question("optimizer.lr=0.1,0.2", out=f"sweep{retries}")
+        _, ledger = sweep(asked, FakePool(crash_with(1, 3)), backend="process", retries=retries)
+        assert ledger.entry(1).state == state
+
+
+def test_a_failure_that_the_trial_itself_tells_is_not_tried_again():
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        for trial in job.trials:
+            if trial.number == 0:
+                yield TrialFailed(0, "diverged", "the loss became nan in epoch 1, step 2")
+            else:
+                yield finish(trial)
+        yield JobEnded()
+
+    pool = FakePool(behave)
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2"), pool, backend="process")
+    assert states(ledger) == ["failed", "finished"]
+    assert len(pool.jobs) == 2
+    again = FakePool(behave)
+    sweep(question("optimizer.lr=0.1,0.2"), again, backend="process")
+    assert again.jobs == []
+    once_more = FakePool()
+    _, ledger = sweep(
+        question("optimizer.lr=0.1,0.2"), once_more, backend="process", retry_failed=True
+    )
+    assert states(ledger) == ["finished"] * 2
+
+
+def test_a_worker_that_is_asked_to_stop_from_outside_costs_no_trial():
+    stopped = []
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if not stopped:
+            stopped.append(job)
+            yield JobPreempted()
+        else:
+            yield from well(pool, job)
+
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2"), FakePool(behave), backend="process")
+    assert states(ledger) == ["finished"] * 2
+
+
+def test_engines_that_cannot_be_timed_leave_the_ordinary_way():
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if job.task == "choose":
+            yield JobEnded("no such module", "failed")
+        else:
+            yield from well(pool, job)
+
+    pool = FakePool(behave)
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2"), pool)
+    assert [job.task for job in pool.jobs] == ["choose", "process", "process"]
+    (choice,) = ledger.choices.values()
+    assert "no such module" in choice["reason"]
+
+
+def test_a_pruned_trial_ends_there_and_the_best_goes_on():
+    asked = question(
+        "optimizer.lr=0.1,0.2,0.3,0.4",
+        pruner="asha:min_resource=1,reduction_factor=2",
+    )
+    _, ledger = sweep(asked, FakePool(), backend="process")
+    assert ledger.entry(0).state == "finished"
+    assert "pruned" in states(ledger)
+
+
+def test_a_value_that_does_not_fit_is_refused_before_anything_runs():
+    pool = FakePool()
+    with pytest.raises(UsageError, match=r"optimizer.lr = '-1' \(--over optimizer.lr\)"):
+        sweep(question("optimizer.lr=0.1,-1"), pool)
+    assert pool.jobs == []
+
+
+def test_another_sweep_does_not_go_into_the_same_folder(tmp_path):
+    sweep(question("optimizer.lr=0.1,0.2"), FakePool())
+    with pytest.raises(UsageError, match="holds another sweep: over"):
+        open_ledger(question("optimizer.lr=0.1,0.3"))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/mine.txt").write_text("dear")
+    with pytest.raises(UsageError, match="neither empty nor the folder of a sweep"):
+        open_ledger(question("optimizer.lr=0.1,0.2", out="letters"))
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["mine.txt"]
+
+
+def test_two_sweeps_of_one_folder_share_its_trials():
+    """Each takes what the other has not; both end when all has."""
+    asked = question("optimizer.lr=0.1,0.2,0.3,0.4")
+    other = Ledger(asked.folder)
+    open_ledger(asked)
+    other.end(2, "finished", validation={"accuracy": 0.5, "loss": 1.0}, test=None, seconds=1.0)
+    pool = FakePool()
+    _, ledger = sweep(asked, pool, backend="process")
+    assert [t.number for job in pool.jobs for t in job.trials] == [0, 1, 3]
+    assert states(ledger) == ["finished"] * 4
+
+
+def test_the_folder_of_a_sweep_is_named_by_what_it_asks(tmp_path: Path):
+    one, other = (question(f"optimizer.lr=0.1,{x}", out=None) for x in ("0.2", "0.3"))
+    assert one.folder.parent == Path("sweeps")
+    assert one.folder.name.startswith("mlp-circles-")
+    assert one.folder != other.folder
+    more = question("optimizer.lr=log:0.1..1", out=None, trials=5)
+    fewer = question("optimizer.lr=log:0.1..1", out=None, trials=3)
+    assert more.folder == fewer.folder
