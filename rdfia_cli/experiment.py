@@ -172,20 +172,20 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
             yield from (Warned(text) for text in surroundings.changes(folder, parts))
         surroundings.write_head(folder, parts, begins=found is None)
         stop.deferred = True
-        with _logs(folder) as logs:
+        with open_logs(folder) as logs:
             yield from (Warned(text) for text in lost)
             if lost and found is None:
                 yield Warned("no checkpoint is sound: starting from the beginning")
-            _restore(folder, found, state, logs)
+            go_back(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
             yield from _train(folder, state, plan, parts, logs, stop)
-        _write_decision_map(folder, parts, state)
+        write_decision_map(folder, parts, state)
         yield Fitted(folder)
         yield _finish(folder, parts, state, plan)
 
 
 @contextlib.contextmanager
-def _logs(folder: Path) -> Generator[Mapping[str, run.Log]]:
+def open_logs(folder: Path) -> Generator[Mapping[str, run.Log]]:
     """The logs that grow while a run trains; their names are durable before a checkpoint is."""
     with contextlib.ExitStack() as stack:
         logs = {
@@ -211,7 +211,7 @@ def _stop_requests() -> Generator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _restore(
+def go_back(
     folder: Path,
     found: checkpoint.Generation | None,
     state: TrainingState,
@@ -254,7 +254,7 @@ def _train(
         due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
         if due or ended:
             _await_verification(parts, stop)
-        _log(event, parts.config, logs)
+        record(event, parts.config, logs)
         if due:
             began = time.monotonic()
             lengths = {name: log.flush() for name, log in logs.items()}
@@ -285,7 +285,7 @@ def _await_verification(parts: Assembly, stop: StopRequest) -> None:
     stop.deferred = True
 
 
-def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
+def record(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
     """Write down what an event measured and, in a log of its own, how long it took."""
     if isinstance(event, StepEnd):
         if config.log_every and event.step % config.log_every == 0:
@@ -310,7 +310,8 @@ def _log(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
     )
 
 
-def _write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:
+def write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:
+    """Write what the model makes of the plane, where the inputs are 2-D points."""
     found = decision_map(replace(parts, model=state.scored), state.statistics)
     if found is not None:
         durable.write_json(folder / run.DECISION_MAP, found)

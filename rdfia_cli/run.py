@@ -39,6 +39,10 @@ DATA_FINGERPRINT = "data_fingerprint"
 """The key of the environment that tells the content of the data."""
 
 
+class TakenError(RdfiaError):
+    """Another process writes the run folder."""
+
+
 class Log:
     """A file of JSON lines that only grows, but for the cut when a run is resumed."""
 
@@ -200,14 +204,14 @@ def claim(folder: Path) -> Generator[None]:
     A folder in which nothing was written is removed again.
 
     Raises:
-        RdfiaError: another process holds it.
+        TakenError: another process holds it.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
     descriptor = durable.lock_file(lock)
     if descriptor is None:
-        raise RdfiaError(
+        raise TakenError(
             f"another process is writing '{folder}'",
             "wait for it, or choose another --out or --if-exists new",
         )

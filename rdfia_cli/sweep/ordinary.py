@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rdfia_cli.errors import PreemptedError, RdfiaError
+from rdfia_cli.errors import PreemptedError
 from rdfia_cli.experiment import Finished, Started, Warned, run_experiment
+from rdfia_cli.sweep.failure import describe_failure
 from rdfia_cli.sweep.trial import (
     Judge,
     Trial,
@@ -46,5 +47,5 @@ def run_ordinary(trial: Trial, judge: Judge = never) -> Iterator[TrialEvent]:
                     return
     except PreemptedError:
         raise
-    except RdfiaError as error:
-        yield TrialFailed(trial.number, error.kind, error.fact)
+    except Exception as error:  # whatever a model does, the other trials go on
+        yield TrialFailed(trial.number, *describe_failure(error))

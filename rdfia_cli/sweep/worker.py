@@ -89,12 +89,14 @@ def execute(job: Job, judge: Judge) -> Iterator[TrialEvent]:
         for trial in job.trials:
             yield from run_ordinary(trial, judge)
         return
-    from rdfia_cli.sweep.stacked import choose_engine, run_stacked
-
     if job.task == "choose":
+        from rdfia_cli.sweep.engines import choose_engine
+
         yield choose_engine(job.trials)
-    else:
-        yield from run_stacked(job.trials, judge)
+        return
+    from rdfia_cli.sweep.stacked import run_stacked
+
+    yield from run_stacked(job.trials, judge)
 
 
 def _throttle(events: Iterator[TrialEvent], *, told: bool) -> Iterator[TrialEvent]:

@@ -64,6 +64,7 @@ class Assembly:
         device: where it runs.
         arithmetic: precision and layout.
         verification: to wait for before anything is kept that was made of the splits.
+        macs: multiply-accumulates of one example's forward pass.
     """
 
     config: RunConfig
@@ -74,6 +75,7 @@ class Assembly:
     device: torch.device
     arithmetic: Arithmetic
     verification: Verification = field(default_factory=lambda: Verification(None))
+    macs: int = 0
 
     @property
     def parameters(self) -> int:
@@ -210,8 +212,18 @@ def build_model(config: RunConfig, input: InputSpec, *, restored: bool = False) 
     return model
 
 
-def assemble(config: RunConfig, splits: Splits, *, restored: bool = False) -> Assembly:
-    """Build what training and evaluation share, for the splits from `load_splits`."""
+def assemble(
+    config: RunConfig, splits: Splits, *, restored: bool = False, macs: int | None = None
+) -> Assembly:
+    """Build what training and evaluation share, for the splits from `load_splits`.
+
+    Args:
+        config: names the parts.
+        splits: the examples.
+        restored: a checkpoint's weights will be loaded.
+        macs: the arithmetic of one example where a model of the same structure has been tried;
+            otherwise this one is tried.
+    """
     device = choose_device(config.device)
     _use_deterministic_kernels(config.deterministic)
     keep_freed_memory()
@@ -219,7 +231,8 @@ def assemble(config: RunConfig, splits: Splits, *, restored: bool = False) -> As
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed, restored=restored)
     model.to(device)
-    macs = _try_model(model, config, fed, device)
+    if macs is None:
+        macs = _try_model(model, config, fed, device)
     arithmetic = choose_arithmetic(
         config.precision,
         device,
@@ -228,7 +241,7 @@ def assemble(config: RunConfig, splits: Splits, *, restored: bool = False) -> As
         by_hand=isinstance(model, HandDifferentiated),
     )
     model.to(memory_format=arithmetic.memory_format)  # pyright: ignore[reportCallIssue]
-    return Assembly(config, splits, augmentations, fed, model, device, arithmetic)
+    return Assembly(config, splits, augmentations, fed, model, device, arithmetic, macs=macs)
 
 
 def load_and_assemble(

@@ -29,6 +29,10 @@ class Average:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
 
+    def share(self, step: int) -> float:
+        """How much of the way towards the weights is made, after that many steps."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model's weights; call it after each step.
@@ -40,7 +44,7 @@ class Average:
             model: the model that is trained.
             step: how many steps it has made before this one.
         """
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        share = self.share(step)
         # Not by `state_dict`, which names a shared tensor once for each module that has it.
         for average, current in zip(_tensors(self.model), _tensors(model), strict=True):
             if average.is_floating_point():

@@ -363,7 +363,7 @@ class Pipeline:
 
 def settle(split: Split, device: torch.device) -> Split:
     """Move a split to the GPU where it is small beside the free memory; otherwise leave it."""
-    if device.type != "cuda":
+    if device.type != "cuda" or split.inputs.device.type == "cuda":
         return split
     free, _ = torch.cuda.mem_get_info(device)
     if len(split) * split.inputs[0].nbytes > SHARE_OF_FREE_MEMORY * free:

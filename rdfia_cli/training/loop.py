@@ -210,22 +210,39 @@ def _take_steps(state: TrainingState, plan: Plan) -> Iterator[StepEnd]:
 
 
 def _finish_epoch(state: TrainingState, plan: Plan) -> EpochEnd:
-    progress = state.progress
     clock = time.perf_counter()
-    train = _score_of_steps(progress, plan)
     refuse_divergence(state)
-    training_seconds = progress.seconds + time.perf_counter() - clock
+    state.progress.seconds += time.perf_counter() - clock
     clock = time.perf_counter()
     evaluations = {
         name: score(*predict_split(state.scored, pipeline, plan.arithmetic))
         for name, pipeline in plan.evaluations.items()
     }
+    return conclude_epoch(state, plan, evaluations, time.perf_counter() - clock)
+
+
+def conclude_epoch(
+    state: TrainingState, plan: Plan, evaluations: Mapping[str, Score], evaluation_seconds: float
+) -> EpochEnd:
+    """Count an epoch whose steps are made and scored, and learn from how it did.
+
+    Args:
+        state: after the last step of the epoch.
+        plan: of the run.
+        evaluations: the scores after it, by split.
+        evaluation_seconds: how long scoring took.
+
+    Raises:
+        DivergedError: a loss is not finite.
+    """
+    progress = state.progress
+    train = _score_of_steps(progress, plan)
     for name, found in evaluations.items():
         if not math.isfinite(found.loss):
             raise DivergedError(
                 f"the {name} loss became {found.loss} after epoch {progress.epoch + 1}", REMEDY
             )
-    evaluation_seconds = time.perf_counter() - clock
+    training_seconds = progress.seconds
     progress.epoch += 1
     progress.step, progress.seconds = 0, 0.0
     progress.training_seconds += training_seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,32 @@ from rdfia_cli.errors import UsageError
 from rdfia_cli.training.assembly import Assembly
 
 
-def write_head(folder: Path, parts: Assembly, *, begins: bool) -> None:
-    """Write what a run began with; the configuration comes last: it makes the folder a run's."""
+def describe(parts: Assembly) -> dict[str, Any]:
+    """What a run begins with, for `environment.json`."""
+    return run.describe_environment(
+        **_hardware(parts),
+        **_subject(parts),
+        **{run.DATA_FINGERPRINT: parts.splits.fingerprint},
+    )
+
+
+def write_head(
+    folder: Path,
+    parts: Assembly,
+    *,
+    begins: bool,
+    environment: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a run began with; the configuration comes last: it makes the folder a run's.
+
+    Args:
+        folder: the run folder.
+        parts: what the run is made of.
+        begins: whether it does not go on from a checkpoint.
+        environment: from `describe`, where many runs begin with the same.
+    """
     if begins:
-        found = {
-            **_hardware(parts),
-            **_subject(parts),
-            run.DATA_FINGERPRINT: parts.splits.fingerprint,
-        }
-        durable.write_json(folder / run.ENVIRONMENT, run.describe_environment(**found))
+        durable.write_json(folder / run.ENVIRONMENT, environment or describe(parts))
     if not (folder / run.CONFIG).exists():
         durable.write_file(folder / run.CONFIG, parts.config.to_toml().encode())
 

@@ -1,0 +1,368 @@
+"""Trials in one computation: their tensors in stacks, and one step of all of them.
+
+The model is the trials' own `nn.Module`: one copy stands for all, and is called under `vmap` with
+the stacked parameters and buffers. A parameter of a trial is a view of its slot, so the trial's
+own objects (model, optimizer, schedule, average, progress) are true at any time, and are saved,
+evaluated and told like those of a run of its own.
+
+No trial's numbers depend on which others are there: they meet in no sum, and a stack of one is
+padded to two, since one alone would take other kernels.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rdfia_cli.spec import Batch
+from rdfia_cli.sweep.stacking.alike import RATES
+from rdfia_cli.sweep.stacking.draws import Draw, handing_out, note_draws
+from rdfia_cli.sweep.stacking.updates import StackedOptimizer
+from rdfia_cli.training.averaging import Average
+from rdfia_cli.training.inputs import Pipeline
+from rdfia_cli.training.loop import Plan, TrainingState
+from rdfia_cli.training.metrics import Score
+from rdfia_cli.training.randomness import derive_seed, draw_order
+
+LEAST_TRIALS = 2
+"""One trial alone would take other kernels than several."""
+EVALUATED_TOGETHER = 16
+"""Trials whose models score a batch of evaluation at once, which bounds the memory."""
+
+
+@dataclass
+class Member:
+    """A trial in a stack: what `assembly.prepare` made of it."""
+
+    state: TrainingState
+    plan: Plan
+
+
+class Stack:
+    """Some trials of alike models, in the same step of whatever epoch each one is in.
+
+    Args:
+        members: the trials; their tensors become views of the stack's.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        padding = [members[0]] * max(0, LEAST_TRIALS - len(members))
+        self._slots = [*members, *padding]
+        self._first = members[0].plan
+        self._device = self._first.train.device
+        models = [slot.state.model for slot in self._slots]
+        self._template = _template(models)
+        self._parameters, self._buffers = _stack_tensors(models)
+        self._learning = {n: p for n, p in self._parameters.items() if p.requires_grad}
+        self._optimizer = StackedOptimizer(
+            [slot.state.optimizer for slot in self._slots], models, self._learning
+        )
+        self._averages = _stack_averages([slot.state.average for slot in self._slots])
+        self._draws: dict[int, Sequence[Draw]] = {}
+        self._orders: Mapping[tuple[int, int], Tensor] = {}
+        self._begin_progress()
+
+    @property
+    def updates_together(self) -> bool:
+        """Whether one computation makes the updates of all trials."""
+        return self._optimizer.stacked
+
+    def begin_epoch(self) -> None:
+        """Draw the order of each trial's next epoch, and set the modes of the modules."""
+        self._template.train()
+        frozen = {id(module) for module in self._first.frozen}
+        pairs = zip(self._template.modules(), self.members[0].state.model.modules(), strict=True)
+        for module, original in pairs:
+            if id(original) in frozen:
+                module.eval()
+        count = len(self._first.train.split)
+        keys = {(s.plan.seed, s.state.progress.epoch) for s in self._slots}
+        self._orders = {key: draw_order(count, *key) for key in keys}
+
+    def step(self, step: int) -> Tensor:
+        """Update all trials once.
+
+        Args:
+            step: of the epoch, from 0.
+
+        Returns:
+            The loss of each trial, (T,) float, on the device.
+        """
+        began = time.perf_counter()
+        inputs, labels, smooth_labels = self._batches(step)
+        logits = self._forward(inputs, self._numbers(inputs, step))
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        losses = self._losses(wide, smooth_labels)
+        gradients = self._gradients(losses)
+        self._clip(gradients)
+        for slot in self.members:
+            slot.state.progress.learning_rate = float(slot.state.optimizer.param_groups[0]["lr"])
+        self._optimizer.step(gradients)
+        for slot in self.members:
+            slot.state.schedule.step()
+        self._average()
+        losses = losses.detach()
+        self._losses_of_epoch[:, step] = losses
+        self._right += (logits.detach().argmax(-1) == labels).sum(1)
+        share = (time.perf_counter() - began) / len(self.members)
+        for slot in self.members:
+            slot.state.progress.step = step + 1
+            slot.state.progress.seconds += share
+        return losses
+
+    @torch.no_grad()
+    def predict(self, pipeline: Pipeline) -> tuple[Tensor, Tensor]:
+        """Logits (T, N, classes) float32 of the scored models, and labels (N,), on the CPU."""
+        parameters, buffers = self._averages or (self._parameters, self._buffers)
+        self._template.eval()
+        parts: list[Tensor] = []
+        labels: list[Tensor] = []
+        for batch in pipeline.evaluation_batches():
+            found = [
+                self._call(
+                    {name: t[chosen] for name, t in parameters.items()},
+                    {name: t[chosen] for name, t in buffers.items()},
+                    batch.inputs,
+                    in_dims=(0, 0, None),
+                )
+                for chosen in _chunks(len(self._slots))
+            ]
+            parts.append(torch.cat([logits.float().cpu() for logits in found]))
+            labels.append(batch.labels.cpu())
+        return torch.cat(parts, 1)[: len(self.members)], torch.cat(labels)
+
+    def _begin_progress(self) -> None:
+        """The losses and counts of all trials in one tensor each, of which theirs are views."""
+        progresses = [slot.state.progress for slot in self._slots]
+        self._losses_of_epoch = torch.stack([progress.losses for progress in progresses])
+        self._right = torch.stack([progress.correct for progress in progresses])
+        for index, slot in enumerate(self.members):
+            slot.state.progress.losses = self._losses_of_epoch[index]
+            slot.state.progress.correct = self._right[index]
+
+    def _batches(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (T, B, ...), labels (T, B), and labels that may be mixed (T, B[, classes])."""
+        size = self._first.batch_size
+        orders = [self._orders[s.plan.seed, s.state.progress.epoch] for s in self._slots]
+        made: dict[tuple[int, int], Batch] = {}
+        for slot, order in zip(self._slots, orders, strict=True):
+            key = slot.plan.seed, slot.state.progress.epoch
+            if key not in made:
+                indices = order[step * size : (step + 1) * size]
+                indices = indices.to(slot.plan.train.split.inputs.device)
+                made[key] = slot.plan.train.batch(indices, key[1], step)
+        keys = [(slot.plan.seed, slot.state.progress.epoch) for slot in self._slots]
+        batches = [made[key] for key in keys]
+        inputs = _gather([batch.inputs for batch in batches], shared=len(made) == 1)
+        labels = _gather([batch.labels for batch in batches], shared=len(made) == 1)
+        truth = labels if labels.dtype == torch.int64 else labels.argmax(-1)
+        return inputs, truth, labels
+
+    def _numbers(self, inputs: Tensor, step: int) -> Sequence[Tensor]:
+        """What the layers draw in this step, (T, ...) each."""
+        size = inputs.shape[1]
+        if size not in self._draws:
+            self._draws[size] = self._note_draws(inputs)
+        if not self._draws[size]:
+            return ()
+        generators = [
+            torch.Generator(self._device).manual_seed(
+                derive_seed(slot.plan.seed, "layers", slot.state.progress.epoch, step)
+            )
+            for slot in self._slots
+        ]
+        return [draw.make(generators) for draw in self._draws[size]]
+
+    def _note_draws(self, inputs: Tensor) -> Sequence[Draw]:
+        # A copy, since the pass moves the statistics of batch normalisation.
+        model = copy.deepcopy(self._template)
+        one = inputs[0]
+        if one.ndim == 4:
+            one = one.contiguous(memory_format=self._first.arithmetic.memory_format)
+        with torch.no_grad(), self._first.arithmetic.autocast(self._device):
+            return note_draws(lambda: model(one), len(self._slots))
+
+    def _forward(self, inputs: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        return self._call(self._parameters, self._buffers, inputs, numbers)
+
+    def _call(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+        numbers: Sequence[Tensor] = (),
+        in_dims: tuple[Any, ...] = (0, 0, 0),
+    ) -> Tensor:
+        """The logits of all trials, (T, B, classes)."""
+
+        def call(p: Any, b: Any, x: Tensor, drawn: Sequence[Tensor]) -> Tensor:
+            if not drawn:
+                return functional_call(self._template, (p, b), (x,))
+            with handing_out(drawn, len(self._slots)):
+                return functional_call(self._template, (p, b), (x,))
+
+        with self._first.arithmetic.autocast(self._device):
+            return torch.vmap(call, in_dims=(*in_dims, 0), randomness="error")(
+                dict(parameters), dict(buffers), inputs, tuple(numbers)
+            )
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each trial, (T,), as `Objective` has it for one."""
+        objective = self._first.objective
+        smoothing = [slot.plan.objective.label_smoothing for slot in self._slots]
+        logarithms = F.log_softmax(logits, -1)
+        weights = objective.class_weights
+        if weights is not None:
+            weights = weights.to(logits.dtype)
+        if labels.dtype == torch.int64:
+            return _hard_losses(logarithms, labels, weights, smoothing)
+        return _soft_losses(logarithms, labels.to(logits.dtype), weights, smoothing)
+
+    def _gradients(self, losses: Tensor) -> dict[str, Tensor | None]:
+        # Each trial's loss depends on its own slot alone, so the sum's gradient is theirs.
+        found = torch.autograd.grad(losses.sum(), list(self._learning.values()), allow_unused=True)
+        return dict(zip(self._learning, found, strict=True))
+
+    @torch.no_grad()
+    def _clip(self, gradients: Mapping[str, Tensor | None]) -> None:
+        """Scale each trial's gradient to its largest norm, as `clip_grad_norm_` does."""
+        limits = [slot.plan.objective.clip_norm for slot in self._slots]
+        if not any(limits):
+            return
+        there = [gradient for gradient in gradients.values() if gradient is not None]
+        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in there], 1).norm(dim=1)
+        factors = torch.tensor(limits, dtype=norms.dtype, device=norms.device) / (norms + 1e-6)
+        factors = factors.clamp(max=1.0)
+        for gradient in there:
+            gradient.mul_(_column(factors, gradient))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self._averages is None:
+            return
+        shares: list[float] = []
+        for slot in self._slots:
+            average = slot.state.average
+            assert average is not None
+            shares.append(average.share(slot.state.progress.total_steps))
+        for kept, current in zip(self._averages, (self._parameters, self._buffers), strict=True):
+            for name, tensor in kept.items():
+                if tensor.is_floating_point():
+                    share = torch.tensor(shares, dtype=tensor.dtype, device=tensor.device)
+                    tensor.lerp_(current[name], _column(share, tensor))
+                else:
+                    tensor.copy_(current[name])
+
+
+def score_all(logits: Tensor, labels: Tensor) -> list[Score]:
+    """Loss and accuracy of each trial: logits (T, N, classes), labels (N,) int64."""
+    logarithms = F.log_softmax(logits.double(), -1)
+    places = labels.expand(len(logits), -1).unsqueeze(-1)
+    losses = -logarithms.gather(-1, places).squeeze(-1).mean(1)
+    right = (logits.argmax(-1) == labels).sum(1)
+    return [
+        Score(loss, count / len(labels))
+        for loss, count in zip(losses.tolist(), right.tolist(), strict=True)
+    ]
+
+
+def _template(models: Sequence[nn.Module]) -> nn.Module:
+    """A copy of the first model whose rates are those of all."""
+    template = copy.deepcopy(models[0])
+    for name, module in template.named_modules():
+        key = RATES.get(type(module))
+        if key is not None:
+            setattr(module, key, tuple(getattr(m.get_submodule(name), key) for m in models))
+    return template
+
+
+def _stack_tensors(
+    models: Sequence[nn.Module],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Stacked parameters and buffers by name; those of the models become views of them."""
+    parameters: dict[str, Tensor] = {}
+    for name, first in models[0].named_parameters():
+        own = [model.get_parameter(name) for model in models]
+        stacked = torch.stack([p.detach() for p in own])
+        for slot, parameter in reversed(list(enumerate(own))):
+            parameter.data = stacked[slot]
+        parameters[name] = stacked.requires_grad_(first.requires_grad)
+    buffers: dict[str, Tensor] = {}
+    for name, _ in models[0].named_buffers():
+        own = [model.get_buffer(name) for model in models]
+        buffers[name] = torch.stack(own)
+        for slot, buffer in reversed(list(enumerate(own))):
+            buffer.data = buffers[name][slot]
+    return parameters, buffers
+
+
+def _stack_averages(
+    averages: Sequence[Average | None],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    models = [average.model for average in averages if average is not None]
+    return _stack_tensors(models) if models else None
+
+
+def _gather(tensors: Sequence[Tensor], *, shared: bool) -> Tensor:
+    """One tensor of all trials; where they share one it is copied, for the same kernels."""
+    if shared:
+        return tensors[0].expand(len(tensors), *tensors[0].shape).contiguous()
+    return torch.stack(list(tensors))
+
+
+def _chunks(count: int) -> Iterable[slice]:
+    """Slices of at most some trials, none of a single one."""
+    begin = 0
+    while begin < count:
+        end = min(begin + EVALUATED_TOGETHER, count)
+        if count - end == 1:
+            end -= 1
+        yield slice(begin, end)
+        begin = end
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _hard_losses(
+    logarithms: Tensor, labels: Tensor, weights: Tensor | None, smoothing: Sequence[float]
+) -> Tensor:
+    """Mean cross-entropy of each trial: log-probabilities (T, B, C), labels (T, B) int64."""
+    terms = -logarithms.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    if weights is None:
+        plain = terms.mean(1)
+    else:
+        chosen = weights[labels]
+        plain = (chosen * terms).sum(1) / chosen.sum(1)
+    if not any(smoothing):
+        return plain
+    if weights is None:
+        spread = -logarithms.sum(-1).mean(1)
+    else:
+        spread = -(logarithms * weights).sum((1, 2)) / weights[labels].sum(1)
+    share = torch.tensor(smoothing, dtype=plain.dtype, device=plain.device)
+    return (1 - share) * plain + share / logarithms.shape[-1] * spread
+
+
+def _soft_losses(
+    logarithms: Tensor, labels: Tensor, weights: Tensor | None, smoothing: Sequence[float]
+) -> Tensor:
+    """The same for labels (T, B, C) that are shares of the classes."""
+    smoothed = labels
+    if any(smoothing):
+        share = torch.tensor(smoothing, dtype=labels.dtype, device=labels.device).view(-1, 1, 1)
+        smoothed = labels * (1 - share) + share / labels.shape[-1]
+    if weights is None:
+        return -(logarithms * smoothed).sum((1, 2)) / labels.shape[1]
+    total = (labels * weights).sum((1, 2))
+    return -(logarithms * smoothed * weights).sum((1, 2)) / total
