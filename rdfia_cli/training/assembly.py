@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    _FlopCounterMode,  # pyright: ignore[reportPrivateUsage]
+)
 
 from rdfia_cli import cache, registry
 from rdfia_cli.config import COMPONENT_GROUPS, ComponentConfig, RunConfig
 from rdfia_cli.errors import ChangedError, ComponentError, UsageError
+from rdfia_cli.lean_torch import spare_compiler, spare_step
 from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
@@ -227,6 +231,7 @@ def assemble(
     device = choose_device(config.device)
     _use_deterministic_kernels(config.deterministic)
     keep_freed_memory()
+    spare_compiler(Optimizer, _FlopCounterMode)
     augmentations = build_augmentations(config, splits.input)
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed, restored=restored)
@@ -359,6 +364,7 @@ def prepare(
     )
     _refuse_lonely_example(assembly, plan)
     optimizer: Optimizer = build_component("optimizer", config.optimizer, model)
+    spare_step(optimizer)
     scale_rates(optimizer, model, layer_decay=config.layer_decay, head_factor=config.head_lr_factor)
     schedule = build_component(
         "schedule",

@@ -83,6 +83,9 @@ class StackedOptimizer:
         self._update = self._choose()
         if self._update is not None:
             self._stack_state()
+            for optimizer in optimizers:
+                # By this mark a schedule knows that the optimizer steps before it does.
+                optimizer._opt_called = True  # pyright: ignore
 
     @property
     def stacked(self) -> bool:

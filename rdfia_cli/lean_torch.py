@@ -1,0 +1,55 @@
+"""PyTorch without its compiler, which takes longer to import than PyTorch itself.
+
+Some of PyTorch's functions import `torch._dynamo` when they are first called, only to be left
+alone by it: an optimizer's bookkeeping, every `TorchDispatchMode`. Nothing here is compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+def spare_compiler(*owners: type) -> None:
+    """Mark the functions of classes that the compiler is to leave alone as left alone already.
+
+    Where PyTorch has another way to say that, nothing is marked, and the import takes its time.
+
+    Args:
+        owners: classes such as `torch.optim.Optimizer`.
+    """
+    if "torch._dynamo" in sys.modules:
+        return
+    for owner in owners:
+        for value in vars(owner).values():
+            if isinstance(value, FunctionType) and value.__code__.co_filename.endswith(
+                "torch/_compile.py"
+            ):
+                original = getattr(value, "__wrapped__", None)
+                if isinstance(original, FunctionType):
+                    vars(original).setdefault("__dynamo_disable", original)
+
+
+def spare_step(optimizer: Optimizer) -> None:
+    """Let an optimizer of PyTorch's own make its steps without asking for the compiler.
+
+    The step is the same; what is left out is a break in the graph that nobody traces. Any other
+    class, or one of another PyTorch that has no such break, stays as it is.
+
+    Args:
+        optimizer: just built, before a schedule watches it.
+    """
+    import torch
+    from torch.optim import SGD, Adam, AdamW, RMSprop
+
+    if type(optimizer) not in (SGD, Adam, AdamW, RMSprop) or "torch._dynamo" in sys.modules:
+        return
+    breaking = getattr(type(optimizer).step, "__wrapped__", None)
+    plain = getattr(breaking, "__wrapped__", None)
+    if breaking is None or plain is None or breaking.__code__.co_name != "_use_grad":
+        return
+    optimizer.step = MethodType(torch.no_grad()(plain), optimizer)
