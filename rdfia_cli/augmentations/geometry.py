@@ -22,6 +22,7 @@ def random_crop(
     input: InputSpec,
     *,
     size: Count = 28,
+    share: Probability = 0.0,
     padding: Size = 0,
     padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant",
     fill: Probability = 0.0,
@@ -31,12 +32,15 @@ def random_crop(
     Args:
         input: images of at least `size` pixels a side, padding included.
         size: the side of the square, in pixels.
+        share: the side as a share of the images' shorter one; 0 leaves it to `size`.
         padding: pixels added at each side first.
         padding_mode: what they hold: `constant` the value of `fill`, `edge` the nearest pixel,
             `reflect` the mirror image about the outermost pixel, `symmetric` about its outer edge.
         fill: the value of constant padding, 0 for black.
     """
     channels, height, width = input.image("random_crop")
+    if share:
+        size = max(1, round(share * min(height, width)))
     _refuse_size(size, padding, height, width)
     _refuse_padding(padding, padding_mode, min(height, width))
     output = InputSpec((channels, size, size), input.classes)

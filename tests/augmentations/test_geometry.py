@@ -279,3 +279,9 @@ def test_a_flip_is_by_half_and_only_while_training(builder):
     assert augmentation.probability == 0.5
     assert augmentation.evaluation is None
     assert augmentation.output == CIFAR
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 28), (8, 7), (224, 196)])
+def test_a_share_of_the_image_is_28_of_32_pixels_at_any_size(side: int, expected: int):
+    crop = random_crop(InputSpec((3, side, side + 4), 10), share=0.875)
+    assert crop.output.shape == (3, expected, expected)
