@@ -410,6 +410,48 @@ def compare(
     raise typer.Exit(console.call(command.run, ctx.params))
 
 
+@app.command()
+def reproduce(
+    ctx: typer.Context,
+    figures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FIGURE...",
+            help="1 to 17, the name of a recipe, or all. (default all)",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few epochs on the embedded data: two minutes.")
+    ] = False,
+    data: Annotated[
+        list[str] | None,
+        setting(
+            "--data",
+            metavar="NAME=SPEC",
+            help="What takes a dataset's place: cifar10=folder:path=DIR; repeatable.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        str | None, setting("--epochs", metavar="N", help="For all. (default each recipe's own)")
+    ] = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    set: Assignments = None,
+    out: Annotated[
+        str,
+        typer.Option("--out", metavar="DIR", help="The folder of all.", rich_help_panel=PLACE),
+    ] = "reproduction",
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Make the figures of the course report again, and a page of them."""
+    from rdfia_cli.commands import reproduce as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
 @app.command("eval")
 def evaluate(
     ctx: typer.Context,

@@ -25,6 +25,8 @@ ENVIRONMENT_OTHERS = frozenset({"RDFIA_CACHE", "RDFIA_TEST_DATA"})
 """Environment variables that are no settings of a run."""
 SWEEP = "sweep"
 """The table of a file that says what `rdfia sweep` varies, and how."""
+RECIPE = "recipe"
+"""The key of a file that names the recipe which it builds on."""
 
 COMPONENT_GROUPS: Mapping[str, str] = {
     "model": "models",
@@ -85,12 +87,38 @@ class Sources:
 
     @property
     def files_in_order(self) -> Sequence[tuple[Path, str]]:
-        """The recipe and the files, each with its origin in words; the last one wins."""
+        """The recipe and the files, each with its origin in words; the last one wins.
+
+        Below each stands the recipe that it builds on, where it names one.
+        """
         recipes = [self.recipe] if self.recipe else []
         return [
-            *((registry.recipe_path(name), f"recipe {name}") for name in recipes),
-            *((path, f"file {path}") for path in self.files),
+            *(each for name in recipes for each in _recipe_and_below(name, ())),
+            *(each for path in self.files for each in _file_and_below(path)),
         ]
+
+
+def _recipe_and_below(name: str, above: Sequence[str]) -> list[tuple[Path, str]]:
+    """A recipe, and before it the one that it builds on."""
+    if name in above:
+        raise UsageError(f"recipe {name} builds on itself", "name another recipe in it")
+    path, origin = registry.recipe_path(name), f"recipe {name}"
+    base = _load_toml(path, origin).get(RECIPE)
+    below = [] if base is None else _recipe_and_below(_text(base, origin), (*above, name))
+    return [*below, (path, origin)]
+
+
+def _file_and_below(path: Path) -> list[tuple[Path, str]]:
+    origin = f"file {path}"
+    base = _load_toml(path, origin).get(RECIPE)
+    below = [] if base is None else _recipe_and_below(_text(base, origin), ())
+    return [*below, (path, origin)]
+
+
+def _text(value: Any, origin: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{RECIPE} = {value!r} ({origin}) is no text", "name a recipe")
+    return value
 
 
 def merge(sources: Sources) -> Table:
@@ -140,7 +168,7 @@ def _read_settings(path: Path, origin: str, sources: Sources) -> Table:
         raise UsageError(f"{origin} is a sweep", f"run rdfia sweep {option}")
     tree: Table = {}
     for key, value in content.items():
-        if key != SWEEP:
+        if key not in (SWEEP, RECIPE):
             _assign(tree, key, Given(value, origin))
     return tree
 

@@ -544,7 +544,7 @@ def test_the_command_line_hands_over_every_source(monkeypatch):
 
 @pytest.mark.parametrize("name", registry.recipe_names())
 def test_every_recipe_resolves_and_says_what_it_is_for(name):
-    assert resolve(Sources({}, recipe=name)).config.epochs > 0
+    assert resolve(Sources({}, recipe=name, sweep=True)).config.epochs > 0
     assert registry.recipe_path(name).read_text(encoding="utf-8").startswith("# ")
 
 
@@ -580,3 +580,23 @@ def test_a_folder_in_place_of_a_dataset_is_told_how_to_be_one(tmp_path, name):
     with pytest.raises(ComponentError) as caught:
         resolve(Sources({"data": name}))
     assert caught.value.remedy == f"did you mean folder:path={name}?"
+
+
+def test_a_file_may_build_on_a_recipe(tmp_path):
+    (tmp_path / "mine.toml").write_text('recipe = "mlp-circles"\nepochs = 3\n')
+    config = resolve(Sources({}, files=[tmp_path / "mine.toml"])).config
+    assert (config.model.name, config.batch_size, config.epochs) == ("mlp", 10, 3)
+
+
+def test_a_recipe_does_not_build_on_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    (tmp_path / "one.toml").write_text('recipe = "other"\n')
+    (tmp_path / "other.toml").write_text('recipe = "one"\n')
+    with pytest.raises(UsageError, match="recipe one builds on itself"):
+        resolve(Sources({}, recipe="one"))
+
+
+def test_a_recipe_that_is_a_sweep_says_so_to_train():
+    with pytest.raises(UsageError, match="is a sweep") as caught:
+        resolve(Sources({}, recipe="vit-mnist-dim"))
+    assert caught.value.remedy == "run rdfia sweep --recipe vit-mnist-dim"

@@ -101,10 +101,9 @@ def _print_lines(question: Question, execution: Execution) -> None:
             "use --sampler random or grid with --dry-run",
         )
     numbers = [n for n in range(question.search.trials) if execution.has(n)]
-    planned = {number: propose(question.search, number) for number in numbers}
-    trials = {number: question.trial(number, planned[number]) for number in numbers}
-    for number in numbers:
-        console.print_result(command_line(question, trials[number], planned[number]))
+    trials = [question.trial(number, propose(question.search, number)) for number in numbers]
+    for trial in trials:
+        console.print_result(command_line(trial))
 
 
 def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
@@ -164,31 +163,44 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
         pool.close()
 
 
+def conclude(
+    question: Question, backend: str, seconds: float
+) -> tuple[dict[str, Any], Sequence[Path]]:
+    """Write what a sweep found into its folder: the object, the table and the pictures.
+
+    Returns:
+        The object `rdfia.sweep/1`, and the pictures.
+    """
+    from rdfia_cli import durable
+    from rdfia_cli.report.sweep import draw_sweep
+    from rdfia_cli.sweep.ledger import Ledger
+    from rdfia_cli.sweep.outcome import OUTCOME, TABLE, summarise, table
+
+    folder = question.folder
+    ledger = Ledger(folder)
+    ledger.refresh()
+    content = summarise(question, ledger, backend=backend, seconds=seconds)
+    durable.write_json(folder / OUTCOME, content)
+    durable.write_file(folder / TABLE, table(content["trials"]).encode())
+    return content, draw_sweep(folder)
+
+
 def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> None:
     """Write and print what was found.
 
     Raises:
         TrialsFailedError: some trials failed.
     """
-    from rdfia_cli import durable
-    from rdfia_cli.report.sweep import draw_sweep
-    from rdfia_cli.sweep.ledger import Ledger
-    from rdfia_cli.sweep.outcome import OUTCOME, TABLE, rank, summarise, table
+    from rdfia_cli.sweep.outcome import rank
 
-    folder = question.folder
-    ledger = Ledger(folder)
-    ledger.refresh()
-    content = summarise(question, ledger, backend=flags["backend"], seconds=seconds)
-    durable.write_json(folder / OUTCOME, content)
-    durable.write_file(folder / TABLE, table(content["trials"]).encode())
-    drawn = draw_sweep(folder)
+    content, drawn = conclude(question, flags["backend"], seconds)
     if flags["json"]:
         console.print_json(content)
     else:
         _print_ranking(content, rank(content["trials"]))
         if not flags["quiet"]:
-            _say_where(folder, drawn, content)
-    _refuse_failures(content, folder)
+            _say_where(question.folder, drawn, content)
+    _refuse_failures(content, question.folder)
 
 
 def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> None:

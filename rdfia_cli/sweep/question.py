@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from rdfia_cli import registry
 from rdfia_cli.config import ComponentConfig, RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError, nearest
+from rdfia_cli.invocation import options
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, merge, sweep_tables
 from rdfia_cli.spec import parse_spec, value_text
 from rdfia_cli.sweep.search import Search, check
@@ -118,23 +119,10 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     return Question(sources, search, flags["out"])
 
 
-def command_line(question: Question, trial: Trial, settings: Settings) -> str:
-    """The `rdfia train` line of a trial, quoted for a shell."""
-    sources = question.sources
-    words = ["rdfia", "train"]
-    if sources.recipe:
-        words += ["--recipe", sources.recipe]
-    for file in sources.files:
-        words += ["--config", str(file)]
-    for key, value in sources.flags.items():
-        for each in value if isinstance(value, list | tuple) else (value,):
-            if each is not None and key not in ("out", "if_exists"):
-                words += [each] if key == "model" else [f"--{key.replace('_', '-')}", str(each)]
-    for text in sources.assignments:
-        words += ["--set", text]
-    for key, value in settings.items():
-        words += ["--set", f"{key}={value}"]
-    return shlex.join([*words, "--out", str(trial.folder)])
+def command_line(trial: Trial) -> str:
+    """The `rdfia train` line of a trial, quoted for a shell; it needs no recipe and no file."""
+    words = [word for option in options(trial.config) for word in option]
+    return shlex.join(["rdfia", "train", *words, "--out", str(trial.folder)])
 
 
 def structure(config: RunConfig) -> str:

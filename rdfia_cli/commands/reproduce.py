@@ -1,0 +1,246 @@
+"""`rdfia reproduce [FIGURE...]`: the figures of the course report again, and one page of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import console
+from rdfia_cli.errors import RdfiaError, TrialsFailedError, UsageError, count, nearest
+from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_curve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rdfia_cli.sources import Sources
+
+CONTENT, PAGE = "reproduction.json", "index.html"
+ALL = "all"
+
+
+def run(flags: Mapping[str, Any]) -> None:
+    """Make what the flags name, skip what is complete, and write the page.
+
+    Raises:
+        TrialsFailedError: some of it could not be made.
+    """
+    began = time.monotonic()
+    chosen = choose(flags["figures"] or [ALL])
+    replaced = parse_replacements(flags["data"] or ())
+    folder = Path(flags["out"])
+    made = [_make(figure, flags, replaced, folder) for figure in chosen]
+    content = {
+        "schema": "rdfia.reproduction/1",
+        "command": "reproduce",
+        "quick": flags["quick"],
+        "figures": judge(made),
+        "seconds": time.monotonic() - began,
+    }
+    _write(content, folder)
+    if flags["json"]:
+        console.print_json(content)
+    else:
+        _print(content)
+        console.say(f"the page    {folder / PAGE}")
+    failed = [each for each in made if each["error"]]
+    if failed:
+        how_many = f"{len(failed)} of {count(len(made), 'figure')}"
+        raise TrialsFailedError(
+            f"{how_many} could not be made: {failed[0]['error']}",
+            f"see '{folder / CONTENT}'; the same command tries them again",
+        )
+
+
+def choose(names: Sequence[str]) -> list[Figure]:
+    """The figures of those names or recipes, in the report's order.
+
+    Raises:
+        UsageError: there is no such figure.
+    """
+    if ALL in names:
+        return list(FIGURES)
+    known = {name: figure for figure in FIGURES for name in (figure.name, figure.recipe)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no figure '{name}'", nearest(name, [*known, ALL]))
+    return [f for f in FIGURES if f in [known[name] for name in names]]
+
+
+def parse_replacements(texts: Sequence[str]) -> dict[str, str]:
+    """What takes the place of which dataset: `cifar10=folder:path=photos`.
+
+    Raises:
+        UsageError: a text is not NAME=SPEC.
+    """
+    replaced: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals or not spec or name not in ("circles", "mnist", "cifar10"):
+            raise UsageError(
+                f"--data {text} is not NAME=SPEC",
+                "write --data cifar10=folder:path=DIR or --data mnist=mnist:path=DIR",
+            )
+        replaced[name] = spec
+    return replaced
+
+
+def _make(
+    figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    """What one figure is and gives; an error takes down its figure only."""
+    if not flags["quiet"]:
+        console.say(f"figure {figure.name}: {figure.title} ({figure.recipe})")
+    found: dict[str, Any] = {
+        "name": figure.name,
+        "recipe": figure.recipe,
+        "title": figure.title,
+        "error": None,
+    }
+    try:
+        make = _sweep if figure.sweep else _train
+        return {**found, **make(figure, flags, replaced, folder)}
+    except RdfiaError as error:
+        console.warn(f"figure {figure.name}: {error.fact}")
+        return {**found, "error": error.fact}
+
+
+def _sources(
+    figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], out: Path | None
+) -> Sources:
+    from rdfia_cli.sources import Sources, merge
+
+    plain = Sources({}, recipe=figure.recipe, sweep=figure.sweep)
+    dataset = merge(plain)["data"]["name"].value
+    quick = list(figure.quick) if flags["quick"] else []
+    given = [f"data={replaced[dataset]}"] if dataset in replaced else []
+    assignments = [*quick, *given, *(flags["set"] or ())]
+    own = {"epochs": flags["epochs"], "seed": flags["seed"], "precision": flags["precision"]}
+    if out is not None:
+        own["out"] = str(out)
+    # A flag of this command is for every recipe, so it goes over what is quick.
+    assignments += [f"{key}={value}" for key, value in own.items() if value is not None]
+    return Sources(
+        {},
+        assignments=assignments,
+        recipe=figure.recipe,
+        environment=os.environ,
+        sweep=figure.sweep,
+    )
+
+
+def _train(
+    figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    from rdfia_cli.commands.train import complete
+    from rdfia_cli.config import resolve
+    from rdfia_cli.run import METRICS, read_lines
+
+    out = folder / "runs" / figure.recipe
+    config = resolve(_sources(figure, flags, replaced, out)).config
+    result = complete(config, quiet=flags["quiet"])
+    curve = read_curve(read_lines(out / METRICS))
+    return {
+        "data": result["data"],
+        "compared": _is_the_reports(config.data.name, figure, replaced),
+        "epochs": result["epochs"],
+        "parameters": result["parameters"],
+        "train": curve.train[-1],
+        "test": curve.test[-1],
+        "best_test": max(curve.test),
+        "gap": curve.gap,
+        "seconds": result["seconds"],
+        "run": str(out),
+        "curve": vars(curve),
+    }
+
+
+def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> bool:
+    """Whether a run has the data that the report speaks of."""
+    theirs = "circles" if figure.recipe.startswith("mlp-circles") else "cifar10"
+    return name == theirs or theirs in replaced
+
+
+def _sweep(
+    figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    from rdfia_cli.commands.sweep import conclude
+    from rdfia_cli.commands.sweep_progress import display
+    from rdfia_cli.sweep.campaign import Execution, open_ledger, run_campaign
+    from rdfia_cli.sweep.inline import Inline
+    from rdfia_cli.sweep.question import SWEEP_KEYS, ask
+
+    began = time.monotonic()
+    over = list(QUICK_OVER.get(figure.name, ())) if flags["quick"] else []
+    settings = {
+        **dict.fromkeys(SWEEP_KEYS),
+        "over": over,
+        "out": str(folder / "sweeps" / figure.name),
+    }
+    question = ask(_sources(figure, flags, replaced, None), settings)
+    execution = Execution("process")
+    with display(question, execution, quiet=flags["quiet"]) as show:
+        for event in run_campaign(question, execution, open_ledger(question), Inline()):
+            show(event)
+    content, _ = conclude(question, "process", time.monotonic() - began)
+    failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
+    if failed:
+        raise RdfiaError(f"trial {failed[0]['number']} failed: {failed[0]['message']}")
+    return {
+        "compared": False,
+        "sweep": str(question.folder),
+        "trials": content["trials"],
+        "seconds": sum(trial["seconds"] for trial in content["trials"]),
+    }
+
+
+def judge(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put beside each figure what the report states of it, and whether that holds."""
+    known = {figure.name: figure for figure in FIGURES}
+    curves = {
+        each["name"]: Curve(**each["curve"])
+        for each in made
+        if each.get("compared") and "curve" in each
+    }
+    judged: list[dict[str, Any]] = []
+    for each in made:
+        verdicts = [claim.judge(each["name"], curves) for claim in known[each["name"]].claims]
+        plain = {key: value for key, value in each.items() if key != "curve"}
+        judged.append({**plain, "claims": [vars(verdict) for verdict in verdicts]})
+    return judged
+
+
+def _write(content: Mapping[str, Any], folder: Path) -> None:
+    from rdfia_cli import durable
+    from rdfia_cli.report.page import write_page
+    from rdfia_cli.report.reproduction import make_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.write_json(folder / CONTENT, content)
+    write_page(make_page(content), folder / PAGE)
+
+
+def _print(content: Mapping[str, Any]) -> None:
+    rows: list[tuple[str, ...]] = []
+    for each in content["figures"]:
+        numbers = [
+            f"{each[key]:.4f}" if each.get(key) is not None else ""
+            for key in ("train", "test", "gap")
+        ]
+        said = "; ".join(
+            f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in each["claims"]
+        )
+        rows.append((each["name"], each["recipe"], *numbers, said))
+        rows.extend(
+            ("", _settings(trial), "", f"{trial['test_accuracy']:.4f}", "", "")
+            for trial in each.get("trials", ())
+        )
+    console.print_table(("figure", "recipe", "train", "test", "gap", "the report"), rows)
+
+
+HOLDS = {True: "holds", False: "does not hold", None: "not compared"}
+
+
+def _settings(trial: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in trial["parameters"].items())

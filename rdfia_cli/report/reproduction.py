@@ -1,0 +1,123 @@
+"""The page of the course report's figures: what was measured beside what the report states."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli import __version__
+from rdfia_cli.errors import count
+from rdfia_cli.report.page import Cell, Figure, Page, Section, Table, join, picture, prose, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HOLDS = {True: "holds", False: "does not hold", None: "not compared"}
+WIDEST = 1400
+"""Pixels of a picture in the page."""
+
+
+def make_page(content: Mapping[str, Any]) -> Page:
+    """The page of `rdfia.reproduction/1`; the pictures come from the run folders that it names."""
+    figures = content["figures"]
+    claims = [claim for each in figures for claim in each["claims"]]
+    counts = {holds: sum(c["holds"] is holds for c in claims) for holds in HOLDS}
+    numbers = [
+        Figure("figures", str(len(figures))),
+        Figure("statements that hold", str(counts[True]), f"of {counts[True] + counts[False]}"),
+        Figure("seconds of training", f"{sum(each.get('seconds', 0) for each in figures):,.0f}"),
+    ]
+    notes = ["A small run on the embedded data: its numbers are not the report's."]
+    return Page(
+        title="The figures of the course report, measured again",
+        subtitle="accuracy on the left, loss on the right; the report's words beside the numbers",
+        figures=numbers,
+        sections=[_overview(figures), *(_section(each) for each in figures)],
+        notes=notes if content["quick"] else [],
+        made_by=f"rdfia {__version__}",
+    )
+
+
+def _overview(figures: Sequence[Mapping[str, Any]]) -> Section:
+    rows: list[list[Cell | str]] = []
+    for each in figures:
+        said = [f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in each["claims"]]
+        rows.append(
+            [
+                Cell(each["name"]),
+                each["recipe"],
+                *(_share(each.get(key)) for key in ("train", "test", "gap")),
+                each["error"] or "; ".join(said),
+            ]
+        )
+    heading = ("figure", "recipe", "train", "test", "gap", "the report")
+    content = Table(heading, rows, numbers=frozenset({2, 3, 4}), code=frozenset({1}))
+    return Section("overview", "All figures", table(content), "Accuracies after the last epoch.")
+
+
+def _share(value: float | None) -> Cell:
+    return Cell("" if value is None else f"{value:.1%}", value)
+
+
+def _section(each: Mapping[str, Any]) -> Section:
+    anchor = f"figure-{each['name']}"
+    number = f"Figure {each['name']}: " if each["name"].isdigit() else ""
+    title = f"{number}{each['title']}"
+    if each["error"]:
+        return Section(anchor, title, prose(each["error"]))
+    claims = [
+        [claim["statement"], claim["measured"], HOLDS[claim["holds"]]] for claim in each["claims"]
+    ]
+    bodies = [
+        picture(_embed(path), f"{title}: {path.stem}") for path in _pictures(each) if path.exists()
+    ]
+    if claims:
+        bodies.append(table(Table(("the report", "measured", ""), claims)))
+    if "trials" in each:
+        bodies.append(table(_trials(each["trials"])))
+    return Section(anchor, title, join(*bodies), _lead(each))
+
+
+def _lead(each: Mapping[str, Any]) -> str:
+    if "trials" in each:
+        return f"rdfia sweep --recipe {each['recipe']}: {count(len(each['trials']), 'trial')}"
+    return (
+        f"rdfia train --recipe {each['recipe']} on {each['data']}: "
+        f"{count(each['epochs'], 'epoch')}, {count(each['parameters'], 'parameter')}, "
+        f"{each['seconds']:,.0f} s"
+    )
+
+
+def _pictures(each: Mapping[str, Any]) -> list[Path]:
+    if "sweep" in each:
+        return [Path(each["sweep"]) / name for name in ("curves.png", "settings.png")]
+    return [Path(each["run"]) / "curves.png"]
+
+
+def _trials(trials: Sequence[Mapping[str, Any]]) -> Table:
+    keys = list(trials[0]["parameters"])
+    rows: list[list[Cell | str]] = [
+        [
+            *(str(trial["parameters"][key]) for key in keys),
+            _share(trial["validation_accuracy"]),
+            _share(trial["test_accuracy"]),
+        ]
+        for trial in trials
+    ]
+    numbers = frozenset({len(keys), len(keys) + 1})
+    return Table((*keys, "validation", "test"), rows, numbers=numbers)
+
+
+def _embed(path: Path) -> str:
+    """A picture as a data URI, in a palette, which drawings need no more than."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.width > WIDEST:
+            image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
+        small = image.convert("RGB").quantize(64)
+        content = io.BytesIO()
+        small.save(content, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
