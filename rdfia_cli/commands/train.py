@@ -46,6 +46,8 @@ def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
     if place.state == "finished":
         if not quiet:
             console.say(f"'{place.folder}' is finished; --if-exists new trains again")
+        if config.log:
+            _tell_loggers(config, place.folder, quiet=quiet)
         return place.result
     if place.state == "unfinished" and config.if_exists == "skip":
         return {
@@ -56,6 +58,15 @@ def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
             "state": "unfinished",
         }
     return _train(config, place.folder, quiet=quiet)
+
+
+def _tell_loggers(config: RunConfig, folder: Path, *, quiet: bool) -> None:
+    from rdfia_cli.experiment import tell_loggers
+
+    for warning in tell_loggers(config, folder):
+        console.warn(warning.text)
+    if not quiet:
+        console.say(f"logged to {', '.join(chosen.name for chosen in config.log)}")
 
 
 def sources(flags: Mapping[str, Any]) -> Sources:

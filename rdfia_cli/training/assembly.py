@@ -25,6 +25,7 @@ from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
     InputSpec,
+    Logger,
     Preparing,
     Pretrained,
     Split,
@@ -48,6 +49,7 @@ RETURNS: Mapping[str, type] = {
     "augment": Augmentation,
     "optimizer": Optimizer,
     "schedule": LRScheduler,
+    "log": Logger,
 }
 
 
