@@ -289,6 +289,44 @@ def evaluate(
 
 
 @app.command()
+def report(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="A run folder, several to compare, or the folder of a sweep.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        setting(
+            "--out",
+            metavar="FILE",
+            help="The page. (default report.html in the one folder, or here)",
+            panel=PLACE,
+        ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        setting("--title", metavar="T", help="Its heading. (default the folder's name)"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        setting("--device", metavar="D", help="Where to compute. (default as the run)"),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write one page of HTML about a run, several runs, or a sweep."""
+    from rdfia_cli.commands import report as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command()
 def augment(
     ctx: typer.Context,
     data: Data = None,
