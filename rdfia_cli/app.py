@@ -21,6 +21,7 @@ from rdfia_cli.options import (
     IfExists,
     Json,
     LearningRate,
+    Loggers,
     Normalize,
     Optimizer,
     Precision,
@@ -170,6 +171,7 @@ def train(
             help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
         ),
     ] = None,
+    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
@@ -496,6 +498,44 @@ def evaluate(
 
 
 @app.command()
+def report(
+    ctx: typer.Context,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="A run folder, several to compare, or the folder of a sweep.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        setting(
+            "--out",
+            metavar="FILE",
+            help="The page. (default report.html in the one folder, or here)",
+            panel=PLACE,
+        ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        setting("--title", metavar="T", help="Its heading. (default the folder's name)"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        setting("--device", metavar="D", help="Where to compute. (default as the run)"),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write one page of HTML about a run, several runs, or a sweep."""
+    from rdfia_cli.commands import report as command
+
+    raise typer.Exit(console.call(command.run, ctx.params))
+
+
+@app.command()
 def augment(
     ctx: typer.Context,
     data: Data = None,
@@ -720,7 +760,7 @@ def list_components(
         str | None,
         typer.Argument(
             metavar="GROUP",
-            help="models, augmentations, optimizers, schedules, datasets or recipes.",
+            help="models, augmentations, optimizers, schedules, datasets, loggers or recipes.",
             show_default=False,
         ),
     ] = None,

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
-from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, Table, component_table, merge
+from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Given, Sources, Table, component_table, merge
 from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-PLACEMENT = frozenset({"out", "if_exists"})
-"""Keys that say where a run goes, not what it computes: no part of its identity."""
+PLACEMENT = frozenset({"out", "if_exists", "log"})
+"""Keys that say where a run and its measures go, not what it computes: not in its identity."""
 FORMS: Mapping[str, str] = {
     "class_weights": "none, balanced, or a list such as [1, 2.5], each above 0"
 }
@@ -154,6 +154,9 @@ class RunConfig(BaseModel):
     )
     deterministic: bool = Field(True, description="only kernels that give the same bits each time")
     log_every: Size = Field(0, description="steps between lines of metrics.jsonl; 0: epochs only")
+    log: tuple[ComponentConfig, ...] = Field(
+        (), description="loggers that are told what is measured"
+    )
     out: str | None = Field(None, description="the run folder itself")
     if_exists: Literal["skip", "resume", "new", "error"] = Field(
         "resume", description="what to do where the run folder exists"
@@ -178,11 +181,25 @@ class RunConfig(BaseModel):
         names = "-".join(_file_name(chosen.name) for chosen in (self.model, self.data))
         return Path("runs") / f"{names}-{self.digest[:8]}"
 
+    def values(self) -> dict[str, Any]:
+        """Every setting by its dotted key, a component's by its name first."""
+        flat: dict[str, Any] = {}
+        for key, value in self:
+            members = value if isinstance(value, tuple) else (value,)
+            for index, member in enumerate(members):
+                dotted = f"{key}.{index}" if isinstance(value, tuple) else key
+                if not isinstance(member, ComponentConfig):
+                    flat[dotted] = member
+                    continue
+                flat[dotted] = member.name
+                flat.update({f"{dotted}.{k}": v for k, v in member.parameters.items()})
+        return flat
+
     def components(self) -> Iterator[registry.Component]:
-        """The components that it names."""
+        """The components that decide the result."""
         for key, value in self:
             for chosen in value if isinstance(value, tuple) else (value,):
-                if isinstance(chosen, ComponentConfig):
+                if isinstance(chosen, ComponentConfig) and key not in PLACEMENT:
                     group = COMPONENT_GROUPS[key]
                     yield registry.find(group, parse_spec(chosen.name))
 
@@ -214,17 +231,7 @@ class Resolved:
 
     def values(self) -> dict[str, Any]:
         """Every setting by its dotted key, a component's by its name first."""
-        flat: dict[str, Any] = {}
-        for key, value in self.config:
-            members = value if isinstance(value, tuple) else (value,)
-            for index, member in enumerate(members):
-                dotted = f"{key}.{index}" if isinstance(value, tuple) else key
-                if not isinstance(member, ComponentConfig):
-                    flat[dotted] = member
-                    continue
-                flat[dotted] = member.name
-                flat.update({f"{dotted}.{k}": v for k, v in member.parameters.items()})
-        return flat
+        return self.config.values()
 
 
 def resolve(sources: Sources) -> Resolved:
@@ -242,9 +249,9 @@ def _check(tree: Table) -> Resolved:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for key, declared in RunConfig.model_fields.items():
-        if key == "augment":
+        if key in LISTS:
             values[key] = tuple(
-                _check_component(f"augment.{index}", key, table, origins)
+                _check_component(f"{key}.{index}", key, table, origins)
                 for index, table in enumerate(tree.get(key, []))
             )
         elif key in COMPONENT_GROUPS:

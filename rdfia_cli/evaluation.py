@@ -62,6 +62,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Restored:
+    """A run's trained model and the data that it is looked at on.
+
+    Attributes:
+        parts: the run's parts; the model has the weights that the run kept.
+        statistics: the normalisation stored with them, on the device.
+        weights_sha256, epoch: of those weights.
+        warnings: what the user should know, a line each.
+    """
+
+    parts: Assembly
+    statistics: inputs.Statistics
+    weights_sha256: str
+    epoch: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AttentionMaps:
     """Where a Vision Transformer looks in some images.
 
@@ -104,6 +122,25 @@ def evaluate(
         RdfiaError: the run has no sound checkpoint.
         ComponentError: the weights or the dataset do not fit, or the model has no attention.
     """
+    restored = yield from restore(folder, config, data)
+    parts = restored.parts
+    logits, labels, seconds = predict_timed(restored, split)
+    evaluation = describe(restored, split, logits, labels, seconds)
+    if not look_at:
+        return evaluation
+    maps = attention_maps(parts, parts.split(split), restored.statistics, look_at)
+    return replace(evaluation, attention=maps)
+
+
+def restore(
+    folder: Path, config: RunConfig, data: ComponentConfig | None = None
+) -> Generator[Preparing, None, Restored]:
+    """Build a run's parts and load the weights that it kept.
+
+    Raises:
+        RdfiaError: the run has no sound checkpoint.
+        ComponentError: the weights or the dataset do not fit.
+    """
     found, warnings = checkpoint.newest(folder / run.CHECKPOINTS)
     if found is None:
         raise RdfiaError(
@@ -126,26 +163,42 @@ def evaluate(
     elif run.data_changed(folder, splits.fingerprint):
         warnings.append(f"the images of '{config.data.name}' changed since the run began")
     warnings.extend(parts.splits.warnings)
-    pipeline = parts.pipeline(parts.split(split), statistics.to(parts.device))
+    return Restored(
+        parts=parts,
+        statistics=statistics.to(parts.device),
+        weights_sha256=found.manifest["files"][checkpoint.MODEL]["sha256"],
+        epoch=found.manifest["epoch"],
+        warnings=tuple(warnings),
+    )
+
+
+def predict_timed(restored: Restored, split: str) -> tuple[Tensor, Tensor, float]:
+    """Logits (N, classes) and labels (N,) of a split, on the CPU, and the seconds they took."""
+    parts = restored.parts
+    pipeline = parts.pipeline(parts.split(split), restored.statistics)
     clock = time.perf_counter()
     logits, labels = predict_split(parts.model, pipeline, parts.arithmetic)
-    seconds = time.perf_counter() - clock
+    return logits, labels, time.perf_counter() - clock
+
+
+def describe(
+    restored: Restored, split: str, logits: Tensor, labels: Tensor, seconds: float
+) -> Evaluation:
+    """The evaluation of a split whose logits (N, classes) were predicted in some seconds."""
+    parts = restored.parts
     return Evaluation(
-        config=config,
+        config=parts.config,
         split=split,
         measures=measure(logits, labels),
         classes=parts.splits.classes,
         examples=len(labels),
-        weights_sha256=found.manifest["files"][checkpoint.MODEL]["sha256"],
-        epoch=found.manifest["epoch"],
+        weights_sha256=restored.weights_sha256,
+        epoch=restored.epoch,
         parameters=parts.parameters,
         seconds=seconds,
         precision=parts.arithmetic.precision,
         device=str(parts.device),
-        warnings=tuple(warnings),
-        attention=attention_maps(parts, parts.split(split), statistics, look_at)
-        if look_at
-        else None,
+        warnings=restored.warnings,
     )
 
 

@@ -24,6 +24,7 @@ from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
 from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
 from rdfia_cli.training.assembly import Assembly
+from rdfia_cli.training.loggers import Loggers, attach
 from rdfia_cli.training.loop import (
     EpochEnd,
     Event,
@@ -81,6 +82,19 @@ class Finished:
 
 
 RunEvent = Event | Preparing | Started | Warned | Fitted | Finished
+
+
+@dataclass(frozen=True)
+class Records:
+    """Where a run writes what it measures.
+
+    Attributes:
+        logs: the files in its folder that grow, by name.
+        loggers: who else is told each line of METRICS.
+    """
+
+    logs: Mapping[str, run.Log]
+    loggers: Loggers
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
         if place.state == "finished":
             yield Finished(folder, place.result)
             return
+        loggers = attach(config, folder)
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
         parts = yield from assembly.load_and_assemble(config, restored=found is not None)
         if found is not None:
@@ -172,13 +187,15 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
             yield from (Warned(text) for text in surroundings.changes(folder, parts))
         surroundings.write_head(folder, parts, begins=found is None)
         stop.deferred = True
-        with open_logs(folder) as logs:
+        with open_logs(folder) as logs, _closing(loggers):
             yield from (Warned(text) for text in lost)
             if lost and found is None:
                 yield Warned("no checkpoint is sound: starting from the beginning")
             go_back(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
-            yield from _train(folder, state, plan, parts, logs, stop)
+            yield from _tell_so_far(loggers, folder)
+            yield from _train(folder, state, plan, parts, Records(logs, loggers), stop)
+            yield from (Warned(text) for text in loggers.close(complete=True))
         write_decision_map(folder, parts, state)
         yield Fitted(folder)
         yield _finish(folder, parts, state, plan)
@@ -194,6 +211,34 @@ def open_logs(folder: Path) -> Generator[Mapping[str, run.Log]]:
         }
         durable.flush_folder(folder)
         yield logs
+
+
+def tell_loggers(config: RunConfig, folder: Path) -> Iterator[Warned]:
+    """Tell a finished run's loggers what it measured.
+
+    Raises:
+        ComponentError: one cannot do its work.
+        RdfiaError: another process writes the folder.
+    """
+    with run.claim(folder):
+        loggers = attach(config, folder)
+        with _closing(loggers):
+            yield from _tell_so_far(loggers, folder)
+            yield from (Warned(text) for text in loggers.close(complete=True))
+
+
+def _tell_so_far(loggers: Loggers, folder: Path) -> Iterator[Warned]:
+    for line in run.read_lines(folder / run.METRICS):
+        yield from (Warned(text) for text in loggers.write(line))
+
+
+@contextlib.contextmanager
+def _closing(loggers: Loggers) -> Generator[None]:
+    """Close loggers that are still open, which is where a run was stopped."""
+    try:
+        yield
+    finally:
+        loggers.close(complete=False)
 
 
 @contextlib.contextmanager
@@ -244,9 +289,9 @@ def _train(
     state: TrainingState,
     plan: Plan,
     parts: Assembly,
-    logs: Mapping[str, run.Log],
+    records: Records,
     stop: StopRequest,
-) -> Iterator[Event]:
+) -> Iterator[Event | Warned]:
     rhythm = checkpoint.Rhythm()
     for event in fit(state, plan):
         ended = isinstance(event, EpochEnd)
@@ -254,10 +299,12 @@ def _train(
         due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
         if due or ended:
             _await_verification(parts, stop)
-        record(event, parts.config, logs)
+        line = record(event, parts.config, records.logs)
+        if line is not None:
+            yield from (Warned(text) for text in records.loggers.write(line))
         if due:
             began = time.monotonic()
-            lengths = {name: log.flush() for name, log in logs.items()}
+            lengths = {name: log.flush() for name, log in records.logs.items()}
             checkpoint.save(folder / run.CHECKPOINTS, state, lengths)
             rhythm.written(time.monotonic() - began)
         if stop.signal is not None and not complete:
@@ -285,22 +332,33 @@ def _await_verification(parts: Assembly, stop: StopRequest) -> None:
     stop.deferred = True
 
 
-def record(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None:
-    """Write down what an event measured and, in a log of its own, how long it took."""
+def record(
+    event: Event, config: RunConfig, logs: Mapping[str, run.Log]
+) -> Mapping[str, Any] | None:
+    """Write down what an event measured and, in a log of its own, how long it took.
+
+    Returns:
+        The line of METRICS, or None where the event leaves none.
+    """
     if isinstance(event, StepEnd):
-        if config.log_every and event.step % config.log_every == 0:
-            line = {"epoch": event.epoch, "step": event.step, "loss": event.loss.item()}
-            logs[run.METRICS].append(line)
-        return
-    scores = {name: asdict(score) for name, score in event.evaluations.items()}
-    logs[run.METRICS].append(
-        {
+        if not config.log_every or event.step % config.log_every:
+            return None
+        line = {
             "epoch": event.epoch,
-            "learning_rate": event.learning_rate,
-            "train": asdict(event.train),
-            **scores,
+            "step": event.step,
+            "steps_per_epoch": event.steps_per_epoch,
+            "loss": event.loss.item(),
         }
-    )
+        logs[run.METRICS].append(line)
+        return line
+    scores = {name: asdict(score) for name, score in event.evaluations.items()}
+    line = {
+        "epoch": event.epoch,
+        "learning_rate": event.learning_rate,
+        "train": asdict(event.train),
+        **scores,
+    }
+    logs[run.METRICS].append(line)
     logs[run.TIMINGS].append(
         {
             "epoch": event.epoch,
@@ -308,6 +366,7 @@ def record(event: Event, config: RunConfig, logs: Mapping[str, run.Log]) -> None
             "images_per_second": event.images_per_second,
         }
     )
+    return line
 
 
 def write_decision_map(folder: Path, parts: Assembly, state: TrainingState) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rdfia_cli.config import PLACEMENT, RunConfig, spec_text
-from rdfia_cli.sources import COMPONENT_GROUPS
+from rdfia_cli.sources import COMPONENT_GROUPS, LISTS
 from rdfia_cli.spec import value_text
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def options(config: RunConfig) -> Iterator[list[str]]:
     yield [spec_text("model", config.model)]
     for key in ("data", "optimizer", "schedule"):
         yield [f"--{key}", spec_text(key, getattr(config, key))]
-    for chosen in config.augment:
-        yield ["--augment", spec_text("augment", chosen)]
+    for key in LISTS:
+        for chosen in getattr(config, key):
+            yield [f"--{key}", spec_text(key, chosen)]
     for key, field in RunConfig.model_fields.items():
         value = getattr(config, key)
         if key in PLACEMENT or key in COMPONENT_GROUPS or value == field.default:

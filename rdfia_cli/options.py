@@ -104,6 +104,15 @@ Precision = Annotated[
         help="auto, fp32, bf16 or fp16. (default auto)",
     ),
 ]
+Loggers = Annotated[
+    list[str] | None,
+    setting(
+        "--log",
+        metavar="L",
+        help="Tell another program what is measured: tensorboard, mlflow; repeatable.",
+        group="loggers",
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     setting(

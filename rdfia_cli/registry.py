@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rdfia_cli.spec import Spec
 
-GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets")
+GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets", "loggers")
 OWN_DISTRIBUTION = "rdfia-cli"
 FILE = "file"
 """What stands for the distribution of a function of a file; its version is the file's hash."""
@@ -88,7 +88,7 @@ class Listing:
 
 @lru_cache(maxsize=1)
 def components() -> tuple[Component, ...]:
-    """Every entry point of the five groups, by group and name, the built-ins first."""
+    """Every entry point of the six groups, by group and name, the built-ins first."""
     found = {
         _read_entry(group, entry)
         for group in GROUPS

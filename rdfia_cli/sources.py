@@ -34,7 +34,10 @@ COMPONENT_GROUPS: Mapping[str, str] = {
     "optimizer": "optimizers",
     "schedule": "schedules",
     "augment": "augmentations",
+    "log": "loggers",
 }
+LISTS: Mapping[str, str] = {"augment": "augmentation", "log": "logger"}
+"""The keys whose value is a list of components, and what one of it is called."""
 DEFAULT_COMPONENTS: Mapping[str, str] = {
     "model": "cnn",
     "data": "digits",
@@ -60,7 +63,7 @@ class Given:
 
 
 Table = dict[str, Any]
-"""A tree of Given values: a component is a table with the key `name`, `augment` a list of them."""
+"""A tree of Given values: a component is a table with the key `name`, a key of LISTS a list."""
 
 
 @dataclass(frozen=True)
@@ -228,36 +231,36 @@ def _assign(tree: Table, key: str, given: Given) -> None:
     head, _, rest = key.partition(".")
     if head not in COMPONENT_GROUPS:
         tree[key] = given
-    elif head == "augment":
-        _assign_augmentation(tree, rest, given)
+    elif head in LISTS:
+        _assign_listed(tree, head, rest, given)
     elif rest:
         tree[head] = {**tree.get(head, {}), rest: given}
     else:
         tree[head] = {**component_table(head, given), **tree.get(head, {})}
 
 
-def _assign_augmentation(tree: Table, rest: str, given: Given) -> None:
+def _assign_listed(tree: Table, head: str, rest: str, given: Given) -> None:
     """`augment` replaces the list; `augment.0.size` sets one value of the first of it."""
     if not rest:
-        values = _listed(given.value)
-        tree["augment"] = [component_table("augment", replace(given, value=v)) for v in values]
+        values = _listed(head, given.value)
+        tree[head] = [component_table(head, replace(given, value=v)) for v in values]
         return
     index, _, key = rest.partition(".")
     if not index.isdigit() or not key:
         raise UsageError(
-            f"unknown setting 'augment.{rest}' ({given.origin})",
-            "augmentations are numbered from 0: augment.0.size",
+            f"unknown setting '{head}.{rest}' ({given.origin})",
+            f"{LISTS[head]}s are numbered from 0: {head}.0.KEY",
         )
-    tree[f"augment.{index}"] = {**tree.get(f"augment.{index}", {}), key: given}
+    tree[f"{head}.{index}"] = {**tree.get(f"{head}.{index}", {}), key: given}
 
 
-def _listed(value: Any) -> Sequence[Any]:
-    """One augmentation or many; text in brackets is a TOML array, such as [] for none."""
+def _listed(head: str, value: Any) -> Sequence[Any]:
+    """One component or many; text in brackets is a TOML array, such as [] for none."""
     if isinstance(value, str) and value.startswith("["):
         try:
             return tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"augment = {value} is no TOML array: {error}") from None
+            raise UsageError(f"{head} = {value} is no TOML array: {error}") from None
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -290,9 +293,10 @@ def _lay(layers: Sequence[Table]) -> Table:
             }
         )
     for key in COMPONENT_GROUPS:
-        if key != "augment":
+        if key in LISTS:
+            tree[key] = _merge_lists(key, layers)
+        else:
             tree[key] = _merge_component([layer[key] for layer in layers if key in layer])
-    tree["augment"] = _merge_augmentations(layers)
     return tree
 
 
@@ -310,29 +314,29 @@ def _merge_component(tables: Sequence[Table]) -> Table:
     return merged
 
 
-def _merge_augmentations(layers: Sequence[Table]) -> list[Table]:
+def _merge_lists(head: str, layers: Sequence[Table]) -> list[Table]:
     """The uppermost list wins; single values go under a list above them and over one below."""
-    top = max((level for level, layer in enumerate(layers) if "augment" in layer), default=0)
-    chosen = list(layers[top].get("augment", []))
+    top = max((level for level, layer in enumerate(layers) if head in layer), default=0)
+    chosen = list(layers[top].get(head, []))
     for layer in reversed(layers[:top]):
-        for index, values in _refinements(layer):
-            _refine_augmentation(chosen, index, values, under=True)
+        for index, values in _refinements(head, layer):
+            _refine(head, chosen, index, values, under=True)
     for layer in layers[top:]:
-        for index, values in _refinements(layer):
-            _refine_augmentation(chosen, index, values, under=False)
+        for index, values in _refinements(head, layer):
+            _refine(head, chosen, index, values, under=False)
     return chosen
 
 
-def _refinements(layer: Table) -> list[tuple[int, Table]]:
-    return [(int(k.removeprefix("augment.")), layer[k]) for k in layer if k.startswith("augment.")]
+def _refinements(head: str, layer: Table) -> list[tuple[int, Table]]:
+    return [(int(k.removeprefix(f"{head}.")), layer[k]) for k in layer if k.startswith(f"{head}.")]
 
 
-def _refine_augmentation(chosen: list[Table], index: int, values: Table, *, under: bool) -> None:
+def _refine(head: str, chosen: list[Table], index: int, values: Table, *, under: bool) -> None:
     if index >= len(chosen):
         origin = next(iter(values.values())).origin
         raise UsageError(
-            f"there is no augmentation number {index} ({origin})",
-            f"{len(chosen)} are chosen, numbered from 0; add one with --augment NAME",
+            f"there is no {LISTS[head]} number {index} ({origin})",
+            f"{len(chosen)} are chosen, numbered from 0; add one with --{head} NAME",
         )
     lower, upper = (values, chosen[index]) if under else (chosen[index], values)
     chosen[index] = {**lower, **upper}

@@ -273,6 +273,28 @@ class ShowsAttention(Protocol):
 
 
 @runtime_checkable
+class Logger(Protocol):
+    """Tells another program what a run measures.
+
+    A builder of a logger is called with the run folder (`Path`) and the settings by their dotted
+    keys (`Mapping[str, Any]`), before the run has written anything: what the logger writes there
+    comes with the first line. It raises `ComponentError` where it cannot do its work.
+    """
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Tell one object of `metrics.jsonl`.
+
+        A run that goes on tells all that it has so far first: what was told before must not stand
+        there twice.
+        """
+        ...
+
+    def close(self, *, complete: bool) -> None:
+        """Tell that there is no more for now; `complete` where the run is at its end."""
+        ...
+
+
+@runtime_checkable
 class WatchesValidation(Protocol):
     """A schedule that looks at how well each epoch did; the run must have a validation split."""
 

@@ -509,7 +509,7 @@ def test_every_setting_flag_of_train_is_a_key(name):
         assert f"--{name.replace('_', '-')}" in SETTING_FLAGS[name].opts
 
 
-@pytest.mark.parametrize("name", sorted({*SETTING_FLAGS} - {"augment", "lr", "out"}))
+@pytest.mark.parametrize("name", sorted({*SETTING_FLAGS} - {"augment", "log", "lr", "out"}))
 def test_giving_the_default_that_the_help_states_changes_nothing(name):
     stated = re.search(r"\(default (\S+)\)$", SETTING_FLAGS[name].help)
     assert stated, SETTING_FLAGS[name].help
@@ -524,9 +524,10 @@ def test_every_key_can_be_set_and_comes_back(key):
     written |= {"device": "cpu", "deterministic": "false", "log_every": "7", "out": "x"}
     written |= {"if_exists": "new", "label_smoothing": "0.1", "class_weights": "balanced"}
     written |= {"clip_norm": "1.5", "ema_decay": "0.99", "early_stopping": "8"}
+    written |= {"log": "tensorboard"}
     written |= {"freeze": "backbone", "layer_decay": "0.75", "head_lr_factor": "10.0"}
     found = resolve(Sources({}, assignments=[f"{key}={written[key]}"]))
-    shown = "augment.0" if key == "augment" else key
+    shown = f"{key}.0" if key in {"augment", "log"} else key
     assert str(found.values()[shown]).lower() == written[key]
     assert found.origins[shown] == f"--set {key}"
 

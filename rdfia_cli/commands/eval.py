@@ -10,9 +10,10 @@ from rdfia_cli import console
 from rdfia_cli.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from rdfia_cli.evaluation import Evaluation
+    from rdfia_cli.evaluation import AttentionMaps, Evaluation
+    from rdfia_cli.report.attention import AttentionPicture
 
 SPLITS = ("test", "validation", "train")
 EXAMPLES_LOOKED_AT = 8
@@ -60,22 +61,31 @@ def run(flags: Mapping[str, Any]) -> None:
 
 
 def _draw_attention(found: Evaluation, result: Mapping[str, Any], path: Path) -> None:
-    from rdfia_cli.report.attention import AttentionPicture, draw_attention
+    from rdfia_cli.report.attention import draw_attention
 
-    maps = found.attention
-    assert maps is not None
+    assert found.attention is not None
+    draw_attention(attention_picture(found.attention, found.classes, result), path)
+    console.say(f"drawn: {path}")
+
+
+def attention_picture(
+    maps: AttentionMaps, classes: Sequence[str], result: Mapping[str, Any]
+) -> AttentionPicture:
+    """What a picture of attention shows, as arrays; `result` is the evaluation's object."""
+    from rdfia_cli.report.attention import AttentionPicture
+
     pairs = zip(maps.labels.tolist(), maps.predictions.tolist(), strict=True)
-    names = [(found.classes[label], found.classes[guess]) for label, guess in pairs]
-    content = AttentionPicture(
+    named = [(str(classes[label]), str(classes[guess])) for label, guess in pairs]
+    return AttentionPicture(
         title=f"{result['run']}: attention on the {result['split']} split of {result['data']}",
-        captions=[name if name == guess else f"{name}, taken for {guess}" for name, guess in names],
+        captions=[
+            truth if truth == guess else f"{truth}, taken for {guess}" for truth, guess in named
+        ],
         images=maps.images.numpy(),
         heads=maps.heads.numpy(),
         rollout=maps.rollout.numpy(),
         positions=None if maps.positions is None else maps.positions.numpy(),
     )
-    draw_attention(content, path)
-    console.say(f"drawn: {path}")
 
 
 def describe(folder: Path, found: Evaluation) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
     if place.state == "finished":
         if not quiet:
             console.say(f"'{place.folder}' is finished; --if-exists new trains again")
+        if config.log:
+            _tell_loggers(config, place.folder, quiet=quiet)
         return place.result
     if place.state == "unfinished" and config.if_exists == "skip":
         return {
@@ -56,6 +58,15 @@ def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
             "state": "unfinished",
         }
     return _train(config, place.folder, quiet=quiet)
+
+
+def _tell_loggers(config: RunConfig, folder: Path, *, quiet: bool) -> None:
+    from rdfia_cli.experiment import tell_loggers
+
+    for warning in tell_loggers(config, folder):
+        console.warn(warning.text)
+    if not quiet:
+        console.say(f"logged to {', '.join(chosen.name for chosen in config.log)}")
 
 
 def sources(flags: Mapping[str, Any]) -> Sources:
@@ -78,11 +89,13 @@ def _train(config: RunConfig, folder: Path, *, quiet: bool) -> Mapping[str, Any]
     with display(quiet=quiet) as show:
         from rdfia_cli.experiment import Finished, Fitted, run_experiment
         from rdfia_cli.report.curves import draw_run
+        from rdfia_cli.report.run_sections import write_run_page
 
         for event in run_experiment(config, folder):
             show(event)
             if isinstance(event, Fitted):
                 draw_run(event.folder)
+                write_run_page(event.folder)
             elif isinstance(event, Finished):
                 result = event.result
     return result
@@ -111,6 +124,7 @@ def _print_result(result: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
 
 def _say_what_next(folder: Path) -> None:
     console.say(f"curves      {folder / 'curves.png'}")
+    console.say(f"page        {folder / 'report.html'}")
     console.say(f"evaluate    rdfia eval {folder}")
     console.say(f"run again   rdfia train --config {folder / 'config.toml'} --if-exists new")
 

@@ -29,6 +29,7 @@ from rdfia_cli.spec import (
     Augmentation,
     HandDifferentiated,
     InputSpec,
+    Logger,
     Preparing,
     Pretrained,
     Split,
@@ -52,6 +53,7 @@ RETURNS: Mapping[str, type] = {
     "augment": Augmentation,
     "optimizer": Optimizer,
     "schedule": LRScheduler,
+    "log": Logger,
 }
 
 

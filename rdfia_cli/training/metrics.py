@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,24 @@ class Score:
 
     loss: float
     accuracy: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The examples whose confidence lies in a range.
+
+    Attributes:
+        low, high: the range, `high` included.
+        examples: how many there are.
+        right: how many of them are classified rightly.
+        confidence: their mean confidence; NaN where there are none.
+    """
+
+    low: float
+    high: float
+    examples: int
+    right: int
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,34 @@ def measure(logits: Tensor, labels: Tensor) -> Measures:
 
 def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
     """Mean over 15 equal bins of confidence of |accuracy - confidence|, weighted by their share."""
+    confidence, right, bins = _binned(logits, labels)
+    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.double)
+    return gaps.index_add(0, bins, right - confidence).abs().sum().item() / len(labels)
+
+
+def reliability(logits: Tensor, labels: Tensor) -> list[ReliabilityBin]:
+    """The 15 bins that the calibration error is made of, by rising confidence."""
+    confidence, right, bins = _binned(logits, labels)
+    examples = torch.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = torch.zeros(2, CALIBRATION_BINS, dtype=torch.double)
+    sums = sums.index_add(1, bins, torch.stack([right, confidence]))
+    return [
+        ReliabilityBin(
+            low=index / CALIBRATION_BINS,
+            high=(index + 1) / CALIBRATION_BINS,
+            examples=count,
+            right=round(hits),
+            confidence=total / count if count else math.nan,
+        )
+        for index, (count, hits, total) in enumerate(
+            zip(examples.tolist(), *sums.tolist(), strict=True)
+        )
+    ]
+
+
+def _binned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each example the confidence, 1 where it is right, and the bin: (N,) each."""
     confidence, predicted = logits.double().softmax(1).max(1)
     right = (predicted == labels).double()
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.double)
-    return gaps.index_add(0, bins, right - confidence).abs().sum().item() / len(labels)
+    return confidence, right, bins

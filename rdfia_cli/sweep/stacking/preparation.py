@@ -76,6 +76,8 @@ class Shared:
             ApartError: they cannot be stacked.
             RdfiaError: they cannot be built.
         """
+        if config.log:
+            raise ApartError("it tells a logger")
         parts = assembly.assemble(config, self.splits, restored=restored, macs=self.macs)
         self.macs = parts.macs
         if isinstance(parts.model, HandDifferentiated):

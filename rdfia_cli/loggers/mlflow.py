@@ -1,0 +1,118 @@
+"""Runs in MLflow's tracking, on this machine or on a server."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli.errors import ComponentError
+from rdfia_cli.loggers.scalars import scalars, step_of
+from rdfia_cli.spec import value_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rdfia_cli.spec import Logger
+
+MARK = "mlflow.json"
+"""The file of a run folder that says which run of MLflow is its own."""
+LONGEST_PARAMETER = 500
+"""Letters of a parameter that every version of MLflow takes."""
+MOST_PARAMETERS = 100
+"""Parameters that a server takes in one request."""
+
+
+def mlflow(
+    folder: Path, config: Mapping[str, Any], *, uri: str = "", experiment: str = "rdfia"
+) -> Logger:
+    """A run in MLflow: uri is a server or sqlite:///FILE, else as MLflow itself decides."""
+    try:
+        from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise ComponentError(
+            f"logger 'mlflow' needs the package mlflow: {error}",
+            "install it: pip install 'rdfia-cli[mlflow]'",
+        ) from None
+    client = MlflowClient(tracking_uri=uri or None)
+    known = client.get_experiment_by_name(experiment)
+    home = known.experiment_id if known else client.create_experiment(experiment)
+    return MlflowLogger(client, home, folder, config)
+
+
+class MlflowLogger:
+    """One run of MLflow for one run folder, found again when that run goes on.
+
+    Args:
+        client: an `mlflow.tracking.MlflowClient`.
+        experiment: the id of the experiment that the run belongs to.
+        folder: the run folder, whose name the run bears.
+        config: the settings by their dotted keys, the run's parameters.
+    """
+
+    def __init__(
+        self, client: Any, experiment: str, folder: Path, config: Mapping[str, Any]
+    ) -> None:
+        self._client = client
+        self._experiment = experiment
+        self._folder = folder
+        self._config = config
+        self._run: str | None = None
+        self._goes_on = False
+        self._told: dict[str, set[int]] = {}
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Tell the numbers of a line that MLflow does not have yet."""
+        from mlflow.entities import Metric
+
+        run = self._run = self._run or self._find() or self._create()
+        step, now = step_of(line), int(time.time() * 1000)
+        fresh = [
+            Metric(name, value, now, step)
+            for name, value in scalars(line).items()
+            if step not in self._steps(run, name)
+        ]
+        if fresh:
+            self._client.log_batch(run, metrics=fresh)
+
+    def close(self, *, complete: bool) -> None:
+        """Tell how the run ended."""
+        if self._run is not None:
+            self._client.set_terminated(self._run, "FINISHED" if complete else "KILLED")
+
+    def _steps(self, run: str, name: str) -> set[int]:
+        """The steps of a metric that MLflow had before this process came."""
+        if name not in self._told:
+            known = self._client.get_metric_history(run, name) if self._goes_on else ()
+            self._told[name] = {point.step for point in known}
+        return self._told[name]
+
+    def _find(self) -> str | None:
+        """The run of this folder, if it is still there and in the same experiment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            mark = json.loads((self._folder / MARK).read_bytes())
+            found = self._client.get_run(mark["run"])
+        except (OSError, ValueError, MlflowException):
+            return None
+        if found.info.experiment_id != self._experiment or found.info.lifecycle_stage != "active":
+            return None
+        self._goes_on = True
+        self._client.update_run(mark["run"], status="RUNNING")
+        return mark["run"]
+
+    def _create(self) -> str:
+        from mlflow.entities import Param
+
+        found = self._client.create_run(self._experiment, run_name=self._folder.name)
+        run: str = found.info.run_id
+        content = {"experiment": self._experiment, "run": run}
+        (self._folder / MARK).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        settings = [
+            Param(key, value_text(value)[:LONGEST_PARAMETER]) for key, value in self._config.items()
+        ]
+        for start in range(0, len(settings), MOST_PARAMETERS):
+            self._client.log_batch(run, params=settings[start : start + MOST_PARAMETERS])
+        return run

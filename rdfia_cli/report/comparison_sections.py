@@ -1,0 +1,265 @@
+"""The sections of a page that compares runs: what differs, what came out, all curves."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rdfia_cli.report import page
+from rdfia_cli.report.again import command_line, settings
+from rdfia_cli.report.chart import COLOURS, Group, Series, Switch
+from rdfia_cli.report.page import Cell, Figure, Page, Section, Table
+from rdfia_cli.report.run_sections import (
+    duration,
+    measure_chart,
+    percent,
+    state_notes,
+    subtitle,
+)
+
+if TYPE_CHECKING:
+    from rdfia_cli.report.run_record import RunRecord
+
+DASHES: Mapping[str, int] = {"test": 0, "train": 1, "validation": 2}
+MOST_WITH_TRAIN = 4
+"""Runs up to which the train curves are shown at first."""
+ENVIRONMENT = ("versions", "python", "plugins", "git", "device_name", "threads", "precision")
+
+
+def names_of(records: Sequence[RunRecord]) -> list[str]:
+    """What a reader calls each run: its folder's name, or its path where names are alike."""
+    names = [record.name for record in records]
+    return names if len({*names}) == len(names) else [str(record.folder) for record in records]
+
+
+def comparison_page(
+    records: Sequence[RunRecord], sections: Sequence[Section], title: str, notes: Sequence[str] = ()
+) -> Page:
+    """The page of several runs: the best one's numbers, then the sections given."""
+    named = list(zip(names_of(records), records, strict=True))
+    subjects = {f"{record.model} on {record.data}" for record in records}
+    about = next(iter(subjects)) if len(subjects) == 1 else f"{len(subjects)} models and datasets"
+    states = [f"{name}: {note}" for name, record in named for note in state_notes(record)]
+    return Page(title, about, _figures(named), sections, [*states, *notes])
+
+
+def _figures(named: Sequence[tuple[str, RunRecord]]) -> list[Figure]:
+    scored = [(record.kept["test"]["accuracy"], name) for name, record in named if record.kept]
+    if not scored:
+        return [Figure("Runs", str(len(named)))]
+    (best, winner), (worst, loser) = max(scored), min(scored)
+    return [
+        Figure("Runs", str(len(named))),
+        Figure("Highest test accuracy", percent(best), winner),
+        Figure("Lowest test accuracy", percent(worst), loser),
+        Figure("Between them", f"{100 * (best - worst):.2f}", "points of accuracy"),
+    ]
+
+
+def comparison_sections(records: Sequence[RunRecord]) -> list[Section]:
+    """All sections that need no model."""
+    seeds = over_seeds(records)
+    return [
+        results(records),
+        *([seeds] if seeds is not None else []),
+        overlaid_curves(records),
+        *environments(records),
+        commands(records),
+    ]
+
+
+def differing(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """The settings that are not alike in all runs: the text of each by run, empty where absent."""
+    tables = [{key: text for key, (text, _) in settings(r.config).items()} for r in records]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = {key: [table.get(key, "") for table in tables] for key in keys}
+    return {key: texts for key, texts in found.items() if len({*texts}) > 1}
+
+
+def results(records: Sequence[RunRecord]) -> Section:
+    """A row a run: the settings that differ, and what was measured."""
+    differ = differing(records)
+    measured = ("test", "test loss", "train", "gap", "parameters", "time")
+    heading = ["run", *differ, *measured]
+    accuracies = [r.kept["test"]["accuracy"] if r.kept else None for r in records]
+    best = max((a for a in accuracies if a is not None), default=None)
+    rows: list[list[Cell | str]] = []
+    for index, (name, record) in enumerate(zip(names_of(records), records, strict=True)):
+        given = [_setting(texts[index]) for texts in differ.values()]
+        row = [Cell(name, colour=index % COLOURS), *given, *_measures(record, best)]
+        rows.append([*row])
+    first = 1 + len(differ)
+    content = Table(
+        heading,
+        rows,
+        numbers=frozenset(range(first, len(heading))),
+        code=frozenset(range(1, first)),
+        sortable=True,
+    )
+    lead = (
+        "A column for each setting that is not alike in all runs; accuracies are those of the "
+        "weights kept, the gap is train minus test in points."
+    )
+    if not differ:
+        lead = "All settings are alike."
+    return Section("results", "Results", page.table(content, title="Results"), lead)
+
+
+def _setting(text: str) -> Cell:
+    try:
+        return Cell(text, order=float(text))
+    except ValueError:
+        return Cell(text)
+
+
+def _measures(record: RunRecord, best: float | None) -> list[Cell]:
+    kept = record.kept
+    if kept is None:
+        return [Cell("")] * 6
+    test, train = kept["test"], kept["train"]
+    gap = train["accuracy"] - test["accuracy"]
+    count, seconds = record.parameters, record.seconds
+    return [
+        Cell(percent(test["accuracy"]), order=test["accuracy"], strong=test["accuracy"] == best),
+        Cell(f"{test['loss']:.4f}", order=test["loss"]),
+        Cell(percent(train["accuracy"]), order=train["accuracy"]),
+        Cell(f"{100 * gap:+.2f}", order=gap),
+        Cell("" if count is None else f"{count:,}", order=count),
+        Cell("" if seconds is None else duration(seconds), order=seconds),
+    ]
+
+
+def over_seeds(records: Sequence[RunRecord]) -> Section | None:
+    """The mean over runs that differ in their seed alone; None where there are none."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        if record.kept is not None:
+            identity = record.config.model_copy(update={"seed": 0}).digest
+            groups.setdefault(identity, []).append(record)
+    if all(len(group) == 1 for group in groups.values()):
+        return None
+    differ = [key for key in differing(records) if key != "seed"]
+    rows: list[list[Cell | str]] = []
+    for group in groups.values():
+        known = settings(group[0].config)
+        accuracies = [r.kept["test"]["accuracy"] for r in group if r.kept]
+        mean = statistics.fmean(accuracies)
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        rows.append(
+            [
+                *(known.get(key, ("", True))[0] for key in differ),
+                Cell(str(len(group)), order=len(group)),
+                Cell(percent(mean), order=mean),
+                Cell("" if spread is None else f"± {100 * spread:.2f}", order=spread),
+                Cell(f"{percent(min(accuracies))} to {percent(max(accuracies))}", order=mean),
+            ]
+        )
+    heading = [*differ, "runs", "mean test accuracy", "deviation", "range"]
+    start = len(differ)
+    content = Table(
+        heading,
+        rows,
+        numbers=frozenset(range(start, len(heading))),
+        code=frozenset(range(start)),
+        sortable=True,
+    )
+    lead = "Runs that differ in their seed alone; the deviation is the sample's standard deviation."
+    return Section("seeds", "Over seeds", page.table(content, title="Over seeds"), lead)
+
+
+def overlaid_curves(records: Sequence[RunRecord]) -> Section:
+    """Accuracy and loss of all runs: a colour a run, a dash a split."""
+    named = list(zip(names_of(records), records, strict=True))
+    splits = [s for s in ("test", "train", "validation") if _has(records, s)]
+    charts = [
+        measure_chart(
+            title,
+            measure,
+            [
+                _series(n, i, r, s, measure)
+                for s in reversed(splits)
+                for i, (n, r) in enumerate(named)
+                if _has([r], s)
+            ],
+        )
+        for title, measure in (("Accuracy", "accuracy"), ("Loss", "loss"))
+    ]
+    on = {"test", "train"} if len(records) <= MOST_WITH_TRAIN else {"test"}
+    switches = [
+        *(Switch(name, index % COLOURS) for index, (name, _) in enumerate(named)),
+        *(Switch(split, None, DASHES[split], on=split in on) for split in splits),
+    ]
+    lead = "A colour a run; solid is test, dashed train, dotted validation."
+    return Section("curves", "Curves", page.charts(Group(charts, switches)), lead)
+
+
+def _has(records: Sequence[RunRecord], split: str) -> bool:
+    return any(split in line for record in records for line in record.epochs)
+
+
+def _series(name: str, index: int, record: RunRecord, split: str, measure: str) -> Series:
+    lines = [line for line in record.epochs if split in line]
+    return Series(
+        f"{name}, {split}",
+        [line["epoch"] for line in lines],
+        [line[split][measure] for line in lines],
+        colour=index % COLOURS,
+        dash=DASHES[split],
+        switches=[name, split],
+    )
+
+
+def environments(records: Sequence[RunRecord]) -> list[Section]:
+    """Where the runs began on different ground: a section, or none."""
+    flat = [_flatten(record.environment) for record in records]
+    keys = dict.fromkeys(key for table in flat for key in table)
+    rows = [[key, *(table.get(key, "") for table in flat)] for key in keys]
+    unlike = [row for row in rows if len({*row[1:]}) > 1]
+    if not unlike:
+        return []
+    content = Table(["", *names_of(records)], unlike)
+    return [
+        Section(
+            "environment",
+            "Environments differ",
+            page.table(content, title="Environments"),
+            "What is not alike may change more than the settings do.",
+        )
+    ]
+
+
+def _flatten(environment: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in ENVIRONMENT:
+        value = environment.get(key)
+        if isinstance(value, dict):
+            found.update({f"{key}: {part}": str(text) for part, text in value.items()})
+        elif value is not None:
+            found[key.replace("_", " ")] = str(value)
+    return found
+
+
+def commands(records: Sequence[RunRecord]) -> Section:
+    """The command that makes each run again."""
+    bodies = [
+        page.join(page.heading(name), page.command(command_line(record.config), name))
+        for name, record in zip(names_of(records), records, strict=True)
+    ]
+    return Section("again", "Run them again", page.join(*bodies))
+
+
+def single_runs(
+    records: Sequence[RunRecord], inside: Sequence[Sequence[Section]]
+) -> Section | None:
+    """What was seen in the model of each run, to be opened; None where nothing was."""
+    folds = [
+        page.fold(name, page.join(page.prose(subtitle(record)), page.sections(found, f"run-{i}")))
+        for i, (name, record, found) in enumerate(
+            zip(names_of(records), records, inside, strict=True)
+        )
+        if found
+    ]
+    if not folds:
+        return None
+    return Section("runs", "Each run", page.join(*folds), "Open a run to look inside its model.")
