@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ def _train(
         "gap": curve.gap,
         "seconds": result["seconds"],
         "run": str(out),
-        "curve": vars(curve),
+        "curve": asdict(curve),
     }
 
 
@@ -206,8 +207,7 @@ def judge(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     judged: list[dict[str, Any]] = []
     for each in made:
         verdicts = [claim.judge(each["name"], curves) for claim in known[each["name"]].claims]
-        plain = {key: value for key, value in each.items() if key != "curve"}
-        judged.append({**plain, "claims": [vars(verdict) for verdict in verdicts]})
+        judged.append({**each, "claims": [vars(verdict) for verdict in verdicts]})
     return judged
 
 
@@ -217,6 +217,10 @@ def _write(content: Mapping[str, Any], folder: Path) -> None:
     from rdfia_cli.report.reproduction import make_page
 
     folder.mkdir(parents=True, exist_ok=True)
+    for each in content["figures"]:
+        picture = Path(each.get("run") or each.get("sweep") or "") / "curves.png"
+        if picture.exists():
+            durable.write_file(folder / f"figure-{each['name']}.png", picture.read_bytes())
     durable.write_json(folder / CONTENT, content)
     write_page(make_page(content), folder / PAGE)
 

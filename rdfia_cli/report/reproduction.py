@@ -9,12 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import __version__
 from rdfia_cli.errors import count
-from rdfia_cli.report.page import Cell, Figure, Page, Section, Table, join, picture, prose, table
+from rdfia_cli.report.chart import Group, Series, Switch
+from rdfia_cli.report.page import (
+    Cell,
+    Figure,
+    Page,
+    Section,
+    Table,
+    charts,
+    join,
+    picture,
+    prose,
+    table,
+)
+from rdfia_cli.report.run_sections import COLOURS, measure_chart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from markupsafe import Markup
+
 HOLDS = {True: "holds", False: "does not hold", None: "not compared"}
+SPLITS = ("train", "test")
 WIDEST = 1400
 """Pixels of a picture in the page."""
 
@@ -70,7 +86,8 @@ def _section(each: Mapping[str, Any]) -> Section:
     claims = [
         [claim["statement"], claim["measured"], HOLDS[claim["holds"]]] for claim in each["claims"]
     ]
-    bodies = [
+    bodies = [_curves(each)] if "curve" in each else []
+    bodies += [
         picture(_embed(path), f"{title}: {path.stem}") for path in _pictures(each) if path.exists()
     ]
     if claims:
@@ -78,6 +95,34 @@ def _section(each: Mapping[str, Any]) -> Section:
     if "trials" in each:
         bodies.append(table(_trials(each["trials"])))
     return Section(anchor, title, join(*bodies), _lead(each))
+
+
+def _curves(each: Mapping[str, Any]) -> Markup:
+    """Accuracy on the left and loss on the right, train and test, as in the report."""
+    curve = each["curve"]
+    drawn = [
+        measure_chart(
+            measure.capitalize(),
+            measure,
+            [
+                Series(
+                    split,
+                    epochs,
+                    curve[f"{split}{ending}"],
+                    colour=COLOURS[split],
+                    switches=[split],
+                )
+                for split in ("train", "test")
+            ],
+        )
+        for measure, ending in (("accuracy", ""), ("loss", "_loss"))
+    ]
+    return charts(Group(drawn, [Switch(split, COLOURS[split]) for split in SPLITS]))
+
+
+def _series(split: str, values: Sequence[float]) -> Series:
+    epochs = range(1, len(values) + 1)
+    return Series(split, epochs, values, colour=COLOURS[split], switches=[split])
 
 
 def _lead(each: Mapping[str, Any]) -> str:
@@ -91,9 +136,9 @@ def _lead(each: Mapping[str, Any]) -> str:
 
 
 def _pictures(each: Mapping[str, Any]) -> list[Path]:
-    if "sweep" in each:
-        return [Path(each["sweep"]) / name for name in ("curves.png", "settings.png")]
-    return [Path(each["run"]) / "curves.png"]
+    if "sweep" not in each:
+        return []
+    return [Path(each["sweep"]) / name for name in ("curves.png", "settings.png")]
 
 
 def _trials(trials: Sequence[Mapping[str, Any]]) -> Table:
@@ -117,7 +162,7 @@ def _embed(path: Path) -> str:
     with Image.open(path) as image:
         if image.width > WIDEST:
             image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
-        small = image.convert("RGB").quantize(64)
+        small = image.convert("RGB").quantize(128)
         content = io.BytesIO()
         small.save(content, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
