@@ -104,16 +104,7 @@ def _curves(each: Mapping[str, Any]) -> Markup:
         measure_chart(
             measure.capitalize(),
             measure,
-            [
-                Series(
-                    split,
-                    epochs,
-                    curve[f"{split}{ending}"],
-                    colour=COLOURS[split],
-                    switches=[split],
-                )
-                for split in ("train", "test")
-            ],
+            [_series(split, curve[f"{split}{ending}"]) for split in SPLITS],
         )
         for measure, ending in (("accuracy", ""), ("loss", "_loss"))
     ]
