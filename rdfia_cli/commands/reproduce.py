@@ -168,7 +168,7 @@ def _sweep(
 ) -> dict[str, Any]:
     from rdfia_cli.commands.sweep import conclude
     from rdfia_cli.commands.sweep_progress import display
-    from rdfia_cli.sweep.campaign import Execution, open_ledger, run_campaign
+    from rdfia_cli.sweep.campaign import Execution, open_ledger, plan, run_campaign
     from rdfia_cli.sweep.inline import Inline
     from rdfia_cli.sweep.question import SWEEP_KEYS, ask
 
@@ -180,9 +180,10 @@ def _sweep(
         "out": str(folder / "sweeps" / figure.name),
     }
     question = ask(_sources(figure, flags, replaced, None), settings)
-    execution = Execution("process")
+    execution, planned = Execution("process"), plan(question)
+    ledger = open_ledger(question)
     with display(question, execution, quiet=flags["quiet"]) as show:
-        for event in run_campaign(question, execution, open_ledger(question), Inline()):
+        for event in run_campaign(question, execution, ledger, Inline(), planned):
             show(event)
     content, _ = conclude(question, "process", time.monotonic() - began)
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]

@@ -58,6 +58,7 @@ def _execution(flags: Mapping[str, Any]) -> Execution:
     backend = flags["backend"]
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend '{backend}'", nearest(backend, BACKENDS))
+    _memory(flags["memory"])
     if flags["address"] is not None and backend != "ray":
         raise UsageError("--address is of Ray", "add --backend ray")
     return Execution(backend, flags["retries"], _shard(flags["shard"]), flags["retry_failed"])
@@ -108,8 +109,9 @@ def _print_lines(question: Question, execution: Execution) -> None:
 
 def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
     from rdfia_cli.commands.sweep_progress import display
-    from rdfia_cli.sweep.campaign import open_ledger, run_campaign
+    from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
 
+    planned = plan(question)
     ledger = open_ledger(question)
     if _complete(question, execution, ledger):
         return
@@ -117,7 +119,7 @@ def _execute(question: Question, execution: Execution, flags: Mapping[str, Any])
         _workers(question, flags) as pool,
         display(question, execution, quiet=flags["quiet"]) as show,
     ):
-        for event in run_campaign(question, execution, ledger, pool):
+        for event in run_campaign(question, execution, ledger, pool, planned):
             show(event)
 
 

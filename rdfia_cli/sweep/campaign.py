@@ -116,6 +116,21 @@ class Retried:
 CampaignEvent = TrialEvent | Planned | Retried
 
 
+def plan(question: Question) -> dict[int, Trial]:
+    """The trials whose settings are known beforehand: all of a grid, and all random ones.
+
+    Of another sampler a sample is looked at, so that what can never hold is refused at once.
+
+    Raises:
+        UsageError, ComponentError: a trial's settings do not hold.
+    """
+    search = question.search
+    if search.adaptive:
+        question.trial(0, {dimension.key: dimension.at(0.5) for dimension in search.space})
+        return {}
+    return {n: question.trial(n, propose(search, n)) for n in range(search.trials)}
+
+
 def open_ledger(question: Question) -> Ledger:
     """The ledger of a sweep, begun or found.
 
@@ -145,12 +160,20 @@ def open_ledger(question: Question) -> Ledger:
 
 
 def run_campaign(
-    question: Question, execution: Execution, ledger: Ledger, pool: Pool
+    question: Question,
+    execution: Execution,
+    ledger: Ledger,
+    pool: Pool,
+    planned: Mapping[int, Trial],
 ) -> Iterator[CampaignEvent]:
     """Execute all trials that have not ended.
 
-    Raises:
-        UsageError, ComponentError: a trial's settings do not hold; nothing of it ran.
+    Args:
+        question: the sweep.
+        execution: how.
+        ledger: from `open_ledger`.
+        pool: who.
+        planned: from `plan`.
     """
     search = question.search
     pruned = search.pruner != "none"
@@ -160,7 +183,7 @@ def run_campaign(
             ledger.reopen(range(search.trials))
         for numbers in rounds(search):
             settings = _settings(search, adaptive, numbers, ledger)
-            trials, refused = _configure(question, settings)
+            trials, refused = _configure(question, settings, planned)
             ledger.propose(settings)
             for number, error in refused.items():
                 ledger.end(number, "failed", error=error.kind, message=error.fact)
@@ -193,21 +216,17 @@ def _settings(
 
 
 def _configure(
-    question: Question, settings: Mapping[int, Mapping[str, str]]
+    question: Question,
+    settings: Mapping[int, Mapping[str, str]],
+    planned: Mapping[int, Trial],
 ) -> tuple[dict[int, Trial], dict[int, RdfiaError]]:
-    """The trials of a round, and those that an adaptive sampler proposed in vain.
-
-    Raises:
-        UsageError, ComponentError: a trial of a grid, or a random one, does not hold.
-    """
+    """The trials of a round, and those that an adaptive sampler proposed in vain."""
     trials: dict[int, Trial] = {}
     refused: dict[int, RdfiaError] = {}
     for number, values in settings.items():
         try:
-            trials[number] = question.trial(number, values)
+            trials[number] = planned.get(number) or question.trial(number, values)
         except RdfiaError as error:
-            if not question.search.adaptive:
-                raise
             refused[number] = error
     return trials, refused
 

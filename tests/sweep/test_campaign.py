@@ -13,7 +13,7 @@ import pytest
 
 from rdfia_cli.errors import UsageError
 from rdfia_cli.sources import Sources
-from rdfia_cli.sweep.campaign import Execution, Retried, open_ledger, run_campaign
+from rdfia_cli.sweep.campaign import Execution, Retried, open_ledger, plan, run_campaign
 from rdfia_cli.sweep.ledger import Ledger
 from rdfia_cli.sweep.messages import Job, JobEnded, JobPreempted
 from rdfia_cli.sweep.process import JobDied
@@ -102,8 +102,9 @@ class FakePool:
 
 
 def sweep(asked: Question, pool: FakePool, **execution: Any) -> tuple[list[Any], Ledger]:
+    planned = plan(asked)
     ledger = open_ledger(asked)
-    events = list(run_campaign(asked, Execution(**execution), ledger, pool))
+    events = list(run_campaign(asked, Execution(**execution), ledger, pool, planned))
     found = Ledger(asked.folder)
     found.refresh()
     return events, found

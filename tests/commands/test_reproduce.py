@@ -1,0 +1,102 @@
+"""`rdfia reproduce` measures, compares with the report, and skips what is complete."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from rdfia_cli import registry
+from rdfia_cli.config import resolve
+from rdfia_cli.report.figures import FIGURES, Curve, read_curve
+from rdfia_cli.sources import Sources
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_every_figure_has_a_recipe_and_every_recipe_of_the_report_a_figure():
+    made = {figure.recipe for figure in FIGURES}
+    assert made <= {*registry.recipe_names()}
+    # At 224 x 224 from scratch it takes days on a CPU, so it is made by name only.
+    assert {*registry.recipe_names()} - made <= {"vit-small-timm", "speedrun-cifar10"}
+    assert [f.name for f in FIGURES[:17]] == [str(n) for n in range(1, 18)]
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_every_figure_resolves_on_the_embedded_data(figure):
+    sources = Sources({}, assignments=figure.quick, recipe=figure.recipe, sweep=True)
+    assert resolve(sources).config.data.name in ("circles", "digits")
+
+
+def curve(test, train=None) -> Curve:
+    return Curve(train or test, test, [1.0] * len(test), [1.0] * len(test))
+
+
+@pytest.mark.parametrize(
+    ("name", "curves", "holds"),
+    [
+        ("6", {"6": curve([0.4, 0.55])}, [True]),
+        ("6", {"6": curve([0.4, 0.62])}, [False]),
+        ("8", {"8": curve([0.5, 0.71], [0.6, 0.99])}, [True, True]),
+        ("8", {"8": curve([0.5, 0.71], [0.6, 0.8])}, [False, True]),
+        ("7", {"7": curve([0.7, 0.6, 0.7]), "8": curve([0.7, 0.69, 0.7])}, [True, True]),
+        ("7", {"7": curve([0.7, 0.6, 0.7])}, [None, None]),
+        ("17", {"17": curve([0.7, 0.8], [0.7, 0.9]), "16": curve([0.8, 0.8])}, [False, True]),
+    ],
+)
+def test_a_statement_is_held_against_the_numbers(name, curves, holds):
+    figure = next(f for f in FIGURES if f.name == name)
+    assert [claim.judge(name, curves).holds for claim in figure.claims] == holds
+
+
+def test_a_curve_is_read_from_the_lines_of_epochs():
+    score = {"accuracy": 0.5, "loss": 2.0}
+    found = read_curve([{"step": 3, "loss": 1.0}, {"epoch": 1, "train": score, "test": score}])
+    assert found == Curve([0.5], [0.5], [2.0], [2.0])
+
+
+def test_figures_are_made_compared_and_not_made_twice(rdfia, tmp_path):
+    command = ("reproduce", "1", "3", "--quick", "--epochs", "2", "-q", "--json", "--out", "f")
+    outcome = rdfia(*command)
+    assert outcome.code == 0, outcome.err
+    first, third = outcome.json["figures"]
+    assert (first["name"], third["name"]) == ("1", "3")
+    result = json.loads((tmp_path / third["run"] / "result.json").read_text())
+    assert third["test"] == result["test"]["accuracy"]
+    assert third["gap"] == pytest.approx(third["train"] - third["test"])
+    assert [claim["statement"] for claim in third["claims"]] == ["slow", "underfits"]
+    assert all(claim["holds"] is not None for claim in third["claims"])
+    page = (tmp_path / "f/index.html").read_text()
+    assert "underfits" in page
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+    assert (tmp_path / "f/figure-3.png").stat().st_size > 5_000
+    written = (tmp_path / third["run"] / "result.json").stat().st_mtime_ns
+    assert rdfia(*command).code == 0
+    assert (tmp_path / third["run"] / "result.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("18",), "there is no figure '18'"),
+        (("mlp-circle",), "did you mean 'mlp-circles'"),
+        (("1", "--data", "cifar11=digits"), "is not NAME=SPEC"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(rdfia, tmp_path, arguments, said):
+    outcome = rdfia("reproduce", *arguments)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
+    (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
+    (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
+    outcome = rdfia("reproduce", "1", "3", "--quick", "--epochs", "1", "-q", "--out", "f")
+    assert outcome.code == 3
+    stored = json.loads((tmp_path / "f/reproduction.json").read_text())["figures"]
+    assert "neither empty nor a run folder" in stored[0]["error"]
+    assert stored[1]["error"] is None
+    assert stored[1]["claims"][0]["measured"] == "figure 1 was not run"
