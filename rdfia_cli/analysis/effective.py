@@ -144,7 +144,7 @@ def middle_units(output: Tensor, layer: Layer) -> Tensor:
         units = output.narrow(row, y, 1).narrow(column, x, 1)
         return units.flatten(1)
     if len(grid.axes) == 1 and grid.size is not None:
-        return output.select(grid.axes[0], grid.lead + y * grid.size[1] + x).flatten(1)
+        return output.narrow(grid.axes[0], grid.lead + y * grid.size[1] + x, 1).flatten(1)
     if output.ndim == 3:
         return output[:, output.shape[1] // 2]
     if output.ndim == 4:

@@ -43,6 +43,7 @@ class Request:
         shape: what it is to be fed, without the batch axis; None for the model's own.
         classes: how many classes it is to tell apart; None for the model's own.
         folder: of the run that is meant, if one is.
+        warnings: what the user should know about it, a line each.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Request:
     shape: tuple[int, ...] | None = None
     classes: int | None = None
     folder: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None
     if shape is None or classes is None:
         fed = _input_of_run(folder)
         shape, classes = shape or fed.shape, classes or fed.classes
-    return Request(text, chosen, shape, classes, folder)
+    component = registry.find("models", parse_spec(chosen.name))
+    return Request(
+        text, chosen, shape, classes, folder, tuple(run.changed_files(folder, [component]))
+    )
 
 
 def expand(texts: Sequence[str]) -> list[str]:
@@ -158,7 +163,7 @@ def _input_of_run(folder: Path) -> InputSpec:
     try:
         stored = json.loads((folder / run.ENVIRONMENT).read_bytes())
         return InputSpec(tuple(stored["input"]), stored["classes"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(
             f"'{folder}' does not tell what its model is fed",
             "it is of an older rdfia: give --input CxHxW and --classes N",

@@ -93,6 +93,8 @@ def _count(
     from rdfia_cli.analysis.parameters import measure
     from rdfia_cli.analysis.subject import build
 
+    for text in asked.warnings:
+        console.warn(text)
     subject = build(asked)
     with subject.naming():
         costs = measure(

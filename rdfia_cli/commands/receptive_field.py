@@ -35,6 +35,8 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     from rdfia_cli.analysis.layers import analyse
     from rdfia_cli.analysis.subject import build
 
+    for text in asked.warnings:
+        console.warn(text)
     subject = build(asked)
     analysis = analyse(subject.model, subject.input.shape, clip=flags["clip"])
     layers = choose_layers(analysis.layers, flags["layer"] or ())
