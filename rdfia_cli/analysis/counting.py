@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rdfia_cli.analysis.graph import Calls, watch_calls
+from rdfia_cli.analysis.graph import Calls, call_outermost, watch_calls
 from rdfia_cli.analysis.operations import Convention, Work, work_of
 from rdfia_cli.analysis.shortcuts import refuse, shortcut
 
@@ -82,7 +82,7 @@ def count_pass(
             _FunctionCounter(counter),
             counter,
         ):
-            model(inputs)
+            call_outermost(model, inputs, calls)
     ledger.saved = saved.bytes()
     for returned in calls.returned:
         tally = ledger.tallies.setdefault(returned.call.name, Tally())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
+from rdfia_cli.analysis.graph import Call, call_outermost, tensors_of, watch_calls
 from rdfia_cli.analysis.intervals import NOTHING
 
 Key: TypeAlias = tuple[str, int, int]
@@ -76,8 +76,8 @@ def _spoilt(model: nn.Module, images: Tensor) -> dict[Key, Tensor]:
                 if tensor.is_floating_point():
                     found[call.name, call.number, number] = tensor.isnan()
 
-        with watch_calls(model, note):
-            model(image[None])
+        with watch_calls(model, note) as calls:
+            call_outermost(model, image[None], calls, note)
         return found
 
     # The fused attention of the CPU loses NaN where a score is taken for a masked one.

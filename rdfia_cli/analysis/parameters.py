@@ -11,6 +11,7 @@ from torch import nn
 
 from rdfia_cli.analysis.blank import held_by, shadow, with_numbers
 from rdfia_cli.analysis.counting import Ledger, Tally, count_pass
+from rdfia_cli.analysis.graph import kind_of
 from rdfia_cli.analysis.operations import Convention
 from rdfia_cli.spec import InputSpec
 
@@ -130,7 +131,7 @@ def measure(
     called, ledger = _count_anywhere(model, (batch, *input.shape), convention, realise)
     layers = tuple(_layers(called, ledger))
     itself = ledger.tallies.get("", Tally())
-    head = Layer("", type(model).__name__, inputs=itself.inputs, outputs=itself.outputs)
+    head = Layer("", kind_of(model), inputs=itself.inputs, outputs=itself.outputs)
     total = _sum(head, layers)
     weights = list(called.parameters())
     return Costs(
@@ -202,7 +203,7 @@ def _layers(model: nn.Module, ledger: Ledger) -> Iterator[Layer]:
         parameters = sum(p.numel() for _, p in fresh.values())
         layer = Layer(
             name=name,
-            type=type(module).__name__,
+            type=kind_of(module),
             inputs=tally.inputs,
             outputs=tally.outputs,
             weights=parameters - biases,

@@ -9,8 +9,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
-from rdfia_cli.analysis.intervals import LARGEST, Field, TooLargeError, field_of_image, nothing
+from rdfia_cli.analysis.graph import (
+    Call,
+    call_outermost,
+    can_be_watched,
+    kind_of,
+    tensors_of,
+    watch_calls,
+)
+from rdfia_cli.analysis.intervals import LARGEST, Field, field_of_image, nothing
 from rdfia_cli.analysis.tracker import Tracker
 
 Kept = TypeVar("Kept")
@@ -26,7 +33,7 @@ class Output(Generic[Kept]):
         part: which of several tensors; 0 where there is one.
         parts: how many tensors there were.
         ended: how many calls had ended before it did.
-        is_leaf: the module has no modules inside.
+        is_leaf: the module has no modules inside, or they are not told apart.
         shape: of the tensor, batch of 1 included.
         kept: what the caller wanted to keep of its field.
     """
@@ -81,15 +88,16 @@ class Journal(Generic[Kept]):
     def add(self, call: Call, returned: Sequence[tuple[Tensor, Field]]) -> None:
         """Note a call that has ended, before the calls inside it, which ended earlier."""
         inside = self._over.pop(call.depth + 1, [])
+        is_leaf = not can_be_watched(call.module) or not any(True for _ in call.module.children())
         own = [
             Output(
                 name=call.name,
                 number=call.number,
-                kind=type(call.module).__name__,
+                kind=kind_of(call.module),
                 part=part,
                 parts=len(returned),
                 ended=self._ended,
-                is_leaf=next(call.module.children(), None) is None,
+                is_leaf=is_leaf,
                 shape=tuple(tensor.shape),
                 kept=self._once(found),
             )
@@ -129,12 +137,12 @@ def run_pass(
         journal.add(call, [(t, tracker.field(t) or nothing(t.shape, image)) for t in tensors])
 
     failure: Exception | None = None
-    with torch.inference_mode(), watch_calls(model, note):
+    with torch.inference_mode(), watch_calls(model, note) as calls:
         images = torch.empty(1, *shape, device="meta")
         tracker.follow(images, field_of_image(images.shape, largest or LARGEST))
         try:
             with tracker:
-                model(images)
-        except (RuntimeError, ValueError, AssertionError, TypeError, TooLargeError) as error:
+                call_outermost(model, images, calls, note)
+        except Exception as error:
             failure = error
     return Pass(journal.outputs, failure)

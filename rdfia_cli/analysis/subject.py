@@ -84,6 +84,12 @@ class Subject:
             torch.manual_seed(0)
             return _build(self.component, self.chosen, self.input)
 
+    def is_scripted(self) -> bool:
+        """Whether some of its modules run without Python, so that those in them are not seen."""
+        from rdfia_cli.analysis.graph import can_be_watched
+
+        return not all(map(can_be_watched, self.model.modules()))
+
     def naming(self) -> contextlib.AbstractContextManager[None]:
         """Name the model's component in whatever it raises when it is called."""
         return registry.naming(self.component, f"fails on inputs of shape {self.input.shape}")

@@ -96,6 +96,8 @@ def _count(
     for text in asked.warnings:
         console.warn(text)
     subject = build(asked)
+    if subject.is_scripted():
+        console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
     with subject.naming():
         costs = measure(
             subject.model,

@@ -38,6 +38,8 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     for text in asked.warnings:
         console.warn(text)
     subject = build(asked)
+    if subject.is_scripted():
+        console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
     analysis = analyse(subject.model, subject.input.shape, clip=flags["clip"])
     layers = choose_layers(analysis.layers, flags["layer"] or ())
     _refuse_position(position, layers)
