@@ -134,7 +134,7 @@ def call_outermost(
 
 def can_be_watched(module: nn.Module) -> bool:
     """Whether calls of a module can be told: not of a scripted one, which runs without Python."""
-    is_traced = isinstance(module, torch.jit.TopLevelTracedModule)
+    is_traced = isinstance(module, torch.jit.TopLevelTracedModule)  # pyright: ignore
     return is_traced or not isinstance(module, torch.jit.ScriptModule)
 
 

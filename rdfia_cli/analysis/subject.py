@@ -53,6 +53,9 @@ class Request:
     folder: Path | None = None
     warnings: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return self.label
+
 
 @dataclass(frozen=True)
 class Subject:

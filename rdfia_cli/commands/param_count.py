@@ -31,9 +31,11 @@ def run(flags: Mapping[str, Any]) -> int:
         raise UsageError(f"unknown convention '{found}'", nearest(found, CONVENTIONS))
     limits = {key: _limit(key, flags) for key in ("parameters", "macs")}
     asked, images = _requests(flags)
+    from rdfia_cli.commands.progress import follow
+
     contents: list[Mapping[str, Any]] = []
     failures: list[RdfiaError] = []
-    for request in asked:
+    for request in follow(asked, "counting", on_stdout=flags["json"]):
         try:
             content = _count(request, flags, images, show=len(asked) == 1)
         except RdfiaError as error:

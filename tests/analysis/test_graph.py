@@ -98,9 +98,9 @@ def test_what_a_scripted_module_does_is_its_callers(whole: bool):
     first, last = model()
     script = torch.jit.script
     scripted = script(model()) if whole else nn.Sequential(first, script(last))
-    plain, input = model(), InputSpec((1, 9, 9), 2)
-    assert count(scripted, input) == count(plain, input)
-    fields = [analyse(shadow(each), input.shape).layers for each in (plain, scripted)]
+    plain, fed = model(), InputSpec((1, 9, 9), 2)
+    assert count(scripted, fed) == count(plain, fed)
+    fields = [analyse(shadow(each), fed.shape).layers for each in (plain, scripted)]
     names = [{layer.name: layer for layer in layers} for layers in fields]
     assert set(names[1]) == ({""} if whole else {"", "0"})
     assert all(names[1][name].rows == names[0][name].rows for name in names[1])
