@@ -11,6 +11,10 @@ from torch import Tensor
 from rdfia_cli.analysis.intervals import Field, nothing, positions
 
 
+class UnknownError(Exception):
+    """A rule does not know what an operation with these arguments depends on."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """An operation with its arguments, its result and the fields of what it was given.
