@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -118,6 +118,7 @@ def run_pass(
     shape: tuple[int, ...],
     keep: Callable[[Field], Kept],
     largest: int | None = None,
+    numbers: Mapping[Tensor, Tensor] | None = None,
 ) -> Pass[Kept]:
     """Run a model once on the meta device and look at the field of every module's output.
 
@@ -127,10 +128,11 @@ def run_pass(
         keep: what to keep of each field.
         largest: the pass ends where more numbers than these would be written out; without it, an
             operation for which memory does not suffice counts as one without a rule.
+        numbers: of the constants that the model holds, on the CPU, as far as they are known.
     """
     *_, height, width = (1, *shape)
     image = (height, width)
-    tracker, journal = Tracker(image, stops=largest is not None), Journal(keep)
+    tracker, journal = Tracker(image, stops=largest is not None, numbers=numbers), Journal(keep)
 
     def note(call: Call, returned: Any) -> None:
         tensors = list(tensors_of(returned))
@@ -141,7 +143,7 @@ def run_pass(
         images = torch.empty(1, *shape, device="meta")
         tracker.follow(images, field_of_image(images.shape, largest or LARGEST))
         try:
-            with tracker:
+            with tracker, tracker.literals:
                 call_outermost(model, images, calls, note)
         except Exception as error:
             failure = error

@@ -19,6 +19,7 @@ from rdfia_cli.analysis.intervals import (
     broadcast,
     compress,
     drop,
+    guard,
     index_axis,
     nothing,
     reduce,
@@ -171,7 +172,13 @@ def _repeat_interleave(operation: Operation) -> Field:
     if axis is None:
         field, axis = reshape(field, (int(np.prod(field.shape)),)), 0
     axis %= len(field.shape)
-    index = np.repeat(np.arange(field.shape[axis]), operation.arguments["repeats"])
+    repeats = operation.arguments["repeats"]
+    if isinstance(repeats, Tensor):
+        known = operation.numbers(repeats)
+        if known is None:
+            raise UnknownError
+        repeats = known.numpy()
+    index = np.repeat(np.arange(field.shape[axis]), repeats)
     return field.map(operation.shape, lambda a: index_axis(a, axis, index))
 
 
@@ -272,9 +279,12 @@ def move(operation: Operation) -> list[Field]:
 
 
 def _index(operation: Operation) -> Field:
-    """Picking by tensors of indices, whose numbers are not known on the meta device."""
+    """Picking by tensors of indices, whose numbers may not be known on the meta device."""
     field, indices = operation.input, operation.arguments["indices"]
     axes = [axis for axis, index in enumerate(indices) if index is not None]
+    numbers = [operation.numbers(index) if index is not None else None for index in indices]
+    if all(numbers[axis] is not None for axis in axes):
+        return _pick_known(field, numbers, operation.shape)
     picked = _note_unknown(field, axes, operation)
     kept = [axis for axis in range(len(field.shape)) if axis not in axes]
     rank = max(indices[axis].ndim for axis in axes)
@@ -298,6 +308,25 @@ def _index(operation: Operation) -> Field:
     return union(operation.shape, [found, *wide])
 
 
+def _pick_known(field: Field, indices: Sequence[Tensor | None], shape: Sequence[int]) -> Field:
+    """Picking by indices of known numbers; None stands for a whole axis."""
+    found = torch.broadcast_tensors(*(index for index in indices if index is not None))
+    if found[0].dtype == torch.bool or not found[0].ndim:
+        raise UnknownError
+    numbers = iter(index.numpy() for index in found)
+    places = [None if index is None else next(numbers) for index in indices]
+
+    def pick(array: Bounds) -> Bounds:
+        chosen = tuple(
+            slice(None) if place is None else place * (array.shape[axis + 1] > 1)
+            for axis, place in enumerate(places)
+        )
+        guard((2, found[0].numel(), *array.shape[len(places) + 1 :]))
+        return np.stack([plane[chosen] for plane in array])
+
+    return compress(separate(field).map(shape, pick))
+
+
 def _note_unknown(field: Field, axes: Sequence[int], operation: Operation) -> Field:
     """Join the axes from which unknown elements are picked; inexact only where they differ."""
     joined = reduce(field, axes)
@@ -309,8 +338,12 @@ def _note_unknown(field: Field, axes: Sequence[int], operation: Operation) -> Fi
 
 
 def _index_select(operation: Operation) -> Field:
-    axis = operation.axis()
-    joined = _note_unknown(operation.input, [axis], operation)
+    axis, field = operation.axis(), operation.input
+    numbers = operation.numbers(operation.arguments["index"])
+    if numbers is not None:
+        chosen = numbers.reshape(-1).numpy()
+        return field.map(operation.shape, lambda a: index_axis(a, axis, chosen))
+    joined = _note_unknown(field, [axis], operation)
     parts = [replace(joined, shape=operation.shape)]
     if (index := operation.field("index")) is not None:
         lengths = [-1 if i == axis else 1 for i in range(len(operation.shape))]
@@ -320,10 +353,27 @@ def _index_select(operation: Operation) -> Field:
 
 
 def _gather(operation: Operation) -> Field:
+    numbers = operation.numbers(operation.arguments["index"])
+    if numbers is not None:
+        return _gather_known(operation.input, numbers, operation.axis())
     joined = _note_unknown(operation.input, [operation.axis()], operation)
     index = operation.field("index")
     parts = [replace(joined, shape=operation.shape), *([index] if index else [])]
     return union(operation.shape, parts)
+
+
+def _gather_known(field: Field, numbers: Tensor, axis: int) -> Field:
+    """Picking along one axis by an index of known numbers for each element."""
+    shape = tuple(numbers.shape)
+    guard((2, *shape))
+    within = tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(shape))
+    index = numbers.numpy()[None]
+
+    def gather(array: Bounds) -> Bounds:
+        whole = np.broadcast_to(array, (2, *field.shape))[(slice(None), *within)]
+        return np.take_along_axis(whole, index, axis + 1)
+
+    return compress(separate(field).map(shape, gather))
 
 
 def _embedding(operation: Operation) -> Field:
@@ -406,7 +456,7 @@ def _table() -> Mapping[str, Rule]:
         (_fill, "fill"),
         (_index, "index"),
         (_index_select, "index_select"),
-        (_gather, "gather take_along_dim"),
+        (_gather, "gather"),
         (_embedding, "embedding"),
         (_constant, "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros "
                     "new_ones new_empty new_full zero"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rdfia_cli.analysis.aliases import Aliases, write_through
+from rdfia_cli.analysis.constants import Constants, Literals
 from rdfia_cli.analysis.intervals import Field, TooLargeError, everything, nothing, whole_image
 from rdfia_cli.analysis.operation import Operation, Rule, UnknownError, tensors_in
 from rdfia_cli.analysis.rules_mixing import MIXING_RULES, is_plain_einsum, reduction
@@ -92,10 +93,22 @@ class Tracker(TorchDispatchMode):
     Args:
         image: height and width of the input.
         stops: an operation for which memory does not suffice is an error; else one without a rule.
+        numbers: of constants on the meta device, as far as they are known.
+
+    Attributes:
+        literals: another mode beside this one, which sees numbers written in the model's code.
     """
 
-    def __init__(self, image: tuple[int, int], *, stops: bool = False) -> None:
+    def __init__(
+        self,
+        image: tuple[int, int],
+        *,
+        stops: bool = False,
+        numbers: Mapping[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self._constants = Constants(numbers or {})
+        self.literals = Literals(self._constants)
         self.image = image
         self._stops = stops
         self._fields: Any = WeakTensorKeyDictionary()
@@ -148,16 +161,25 @@ class Tracker(TorchDispatchMode):
         outputs = list(tensors_in([result]))
         for output in outputs:
             self._aliases.add(output)
+        is_known = not depends and self._constants.follow(func, args, kwargs, outputs)
+        if signature.written and not is_known:
+            self._forget(arguments[name] for name in signature.written)
         if depends and outputs:
             self._note(func, signature, arguments, outputs)
         if depends and signature.written:
             self._write_unreturned(func, signature, arguments, outputs)
         return result
 
+    def _forget(self, written: Iterable[Any]) -> None:
+        for tensor in tensors_in(written):
+            self._constants.forget([tensor, *self._aliases.others(tensor)])
+
     def _note(
         self, func: Any, signature: Signature, arguments: dict[str, Any], outputs: list[Tensor]
     ) -> None:
-        operation = Operation(func, signature.name, arguments, outputs, self.field, self.image)
+        operation = Operation(
+            func, signature.name, arguments, outputs, self.field, self._constants.of, self.image
+        )
         found = self._apply(operation, signature.rule)
         for output, new in zip(outputs, found, strict=True):
             if signature.written:
@@ -188,7 +210,9 @@ class Tracker(TorchDispatchMode):
             if id(tensor) not in returned
         ]
         if targets:
-            operation = Operation(func, signature.name, arguments, targets, self.field, self.image)
+            operation = Operation(
+                func, signature.name, arguments, targets, self.field, self._constants.of, self.image
+            )
             for target, new in zip(targets, fields_of_outputs(operation, None), strict=True):
                 self._write(target, new)
 

@@ -40,7 +40,9 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     subject = build(asked)
     if subject.is_scripted():
         console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
-    analysis = analyse(subject.model, subject.input.shape, clip=flags["clip"])
+    analysis = analyse(
+        subject.model, subject.input.shape, clip=flags["clip"], realise=subject.realise
+    )
     layers = choose_layers(analysis.layers, flags["layer"] or ())
     _refuse_position(position, layers)
     content = describe(subject, analysis, layers, position)

@@ -210,11 +210,68 @@ def test_an_operation_without_a_rule_sees_everything_and_is_named():
     assert layer.rows.size == layer.columns.size == 12
 
 
-def test_a_fixed_index_of_unknown_numbers_is_never_too_small_and_is_named():
-    model = Lambda(lambda x: x[:, :, torch.tensor([0, 5], device=x.device)])
-    verdicts = verify(on_meta(model), model.eval(), (2, 12, 12))
-    assert not [v.name for v in verdicts if v.smaller]
-    assert analyse(on_meta(model), (2, 12, 12)).layers[0].approximations == ("index",)
+def index(*numbers: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(numbers, device=like.device)
+
+
+def changed_index(x: torch.Tensor) -> torch.Tensor:
+    places = torch.arange(12, device=x.device).reshape(3, 4).flip(1)
+    places[1:, 2] = 7
+    return x[:, :, places]
+
+
+KNOWN_INDEX = {
+    "one axis": lambda x: x[:, :, index(0, 5, 5, like=x)],
+    "from the end": lambda x: x[:, :, index(-1, 2, like=x)],
+    "two axes": lambda x: x[:, :, index(0, 5, like=x)[:, None], index(3, 1, 7, like=x)],
+    "apart": lambda x: x[:, index(0, 1, like=x), :, index(3, 8, like=x)],
+    "computed": changed_index,
+    "grid": lambda x: x[
+        ..., torch.meshgrid(index(1, 3, like=x), index(2, like=x), indexing="ij")[0]
+    ],
+    "select": lambda x: x.index_select(3, index(9, 0, like=x)),
+    "gather": lambda x: x.gather(2, index(4, 2, like=x)[:, None].expand(1, 4, 2, 9)),
+    "along": lambda x: torch.take_along_dim(x, index(3, like=x).reshape(1, 1, 1, 1), 3),
+    "repeats": lambda x: x[:, :, :3].repeat_interleave(index(2, 0, 3, like=x), 2, output_size=5),
+    "empty rows": lambda x: F.pad(x, (1, 1, 1, 1))[:, :, index(0, 4, like=x)],
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_INDEX)
+def test_an_index_made_on_the_way_is_exact(name: str):
+    model, shape = Lambda(KNOWN_INDEX[name]), (2, 12, 12)
+    assert_equals_nan(model, shape)
+    assert not analyse(on_meta(model), shape).layers[0].approximations
+
+
+class Held(nn.Module):
+    """Picks columns by an index that is a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("index", torch.tensor([1, 4, 4]))
+
+    def forward(self, x):
+        return F.avg_pool2d(x, 3, 1)[..., self.index]
+
+
+def test_an_index_that_the_model_holds_is_exact_where_its_numbers_can_be_had():
+    assert_equals_nan(Held(), (1, 9, 9))
+    (unknown,), (known,) = (
+        analyse(on_meta(Held()), (1, 9, 9), realise=realise).layers for realise in (None, Held)
+    )
+    assert (unknown.approximations, known.approximations) == (("index",), ())
+    assert [layer.seen.largest[1] for layer in (unknown, known)] == [9, 3]
+
+
+def test_a_constant_that_the_image_was_written_into_is_none_any_more():
+    def overwrite(x: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(12, device=x.device)
+        places[2:3] = x[0, 0, 0, :1].argmax()
+        return x[:, :, places]
+
+    model = Lambda(overwrite)
+    assert "index" in analyse(on_meta(model), (2, 12, 12)).layers[0].approximations
 
 
 CNN = {"conv1": 5, "pool1": 6, "conv2": 14, "pool2": 16, "conv3": 32, "pool3": 36}
