@@ -16,12 +16,19 @@ from rdfia_cli.analysis.aliases import Aliases, write_through
 from rdfia_cli.analysis.constants import Constants, Literals
 from rdfia_cli.analysis.intervals import Field, TooLargeError, everything, nothing, whole_image
 from rdfia_cli.analysis.operation import Operation, Rule, UnknownError, tensors_in
+from rdfia_cli.analysis.rules_index import INDEX_RULES
 from rdfia_cli.analysis.rules_mixing import MIXING_RULES, is_plain_einsum, reduction
 from rdfia_cli.analysis.rules_pointwise import POINTWISE_RULES, elementwise
 from rdfia_cli.analysis.rules_shape import SHAPE_RULES
 from rdfia_cli.analysis.rules_window import WINDOW_RULES
 
-RULES: Mapping[str, Rule] = {**POINTWISE_RULES, **SHAPE_RULES, **WINDOW_RULES, **MIXING_RULES}
+RULES: Mapping[str, Rule] = {
+    **POINTWISE_RULES,
+    **SHAPE_RULES,
+    **INDEX_RULES,
+    **WINDOW_RULES,
+    **MIXING_RULES,
+}
 """The rule of each operation, by its name without overload and without the _ of in-place ones."""
 
 
