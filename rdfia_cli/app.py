@@ -39,6 +39,10 @@ EPILOG = (
     "5 diverged or beyond a limit, 75 stopped after a checkpoint."
 )
 
+MOST_CLASSES = 10**9
+MOST_EXAMPLES = 10**6
+"""Beyond these a product of sizes leaves the 64 bits in which torch counts elements."""
+
 app = typer.Typer(
     name="rdfia",
     help="Controlled image-classification experiments in PyTorch.",
@@ -578,11 +582,22 @@ def param_count(
     classes: Annotated[
         int | None,
         typer.Option(
-            "--classes", metavar="N", min=1, help="The classes. (default the model's own)"
+            "--classes",
+            metavar="N",
+            min=1,
+            max=MOST_CLASSES,
+            help="The classes. (default the model's own)",
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, help="The examples of the forward pass.")
+        int,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            min=1,
+            max=MOST_EXAMPLES,
+            help="Activations and memory of so many examples.",
+        ),
     ] = 1,
     depth: Annotated[
         int | None,
@@ -645,7 +660,13 @@ def receptive_field(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option("--classes", metavar="N", min=1, help="Classes. (default the model's own)"),
+        typer.Option(
+            "--classes",
+            metavar="N",
+            min=1,
+            max=MOST_CLASSES,
+            help="Classes. (default the model's own)",
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Given, Sources, Table, co
 from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pydantic.fields import FieldInfo
 
@@ -234,14 +234,32 @@ class Resolved:
         return self.config.values()
 
 
-def resolve(sources: Sources) -> Resolved:
+def resolve(sources: Sources, locate: Callable[[str], str] | None = None) -> Resolved:
     """Merge all sources into one checked configuration.
+
+    Args:
+        sources: what the command line gives.
+        locate: gives the name under which a component is found from here, for its name.
 
     Raises:
         UsageError: an unknown key, a value that does not fit, a file that cannot be read.
         ComponentError: a component is missing or broken.
     """
-    return _check(merge(sources))
+    tree = merge(sources)
+    return _check(_relocate(tree, locate) if locate else tree)
+
+
+def _relocate(tree: Table, locate: Callable[[str], str]) -> Table:
+    """The same tree with each component under the name by which it is found."""
+
+    def renamed(table: Table) -> Table:
+        name: Given | None = table.get("name")
+        if name is None or not isinstance(name.value, str):
+            return table
+        return {**table, "name": replace(name, value=locate(name.value))}
+
+    moved = {key: renamed(tree[key]) for key in COMPONENT_GROUPS if key != "augment"}
+    return {**tree, **moved, "augment": [renamed(table) for table in tree["augment"]]}
 
 
 def _check(tree: Table) -> Resolved:

@@ -149,6 +149,7 @@ def restore(
         )
     if not (folder / run.RESULT).exists():
         warnings.append(f"the run is not finished: {found.manifest['epoch']} epochs are done")
+    warnings.extend(run.changed_files(folder, config.components()))
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})

@@ -1,7 +1,8 @@
 """PyTorch without its compiler, which takes longer to import than PyTorch itself.
 
 Some of PyTorch's functions import `torch._dynamo` when they are first called, only to be left
-alone by it: an optimizer's bookkeeping, every `TorchDispatchMode`. Nothing here is compiled.
+alone by it: an optimizer's bookkeeping, every `TorchDispatchMode`. Training compiles nothing. (On
+meta tensors PyTorch's own kernels are among them, so the analysis of a model pays for it.)
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ from rdfia_cli import durable, registry
 from rdfia_cli.config import RunConfig, differences, resolve
 from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.sources import Sources
+from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Iterable, Mapping
 
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
@@ -34,6 +35,9 @@ DECISION_MAP = "decision_map.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+
+FILES = "files"
+"""The key of the environment that tells the hashes of files that components come from."""
 
 DATA_FINGERPRINT = "data_fingerprint"
 """The key of the environment that tells the content of the data."""
@@ -185,6 +189,8 @@ def _load_toml(path: Path) -> dict[str, Any]:
 def load_config(folder: Path) -> RunConfig:
     """The configuration of an existing run.
 
+    A component of a file is found where the run found it, from whichever folder this is called.
+
     Raises:
         UsageError: the folder holds no run, or its configuration is damaged.
     """
@@ -194,7 +200,37 @@ def load_config(folder: Path) -> RunConfig:
             "give the folder that `rdfia train` printed, such as runs/cnn-digits-1a2b3c4d",
         )
     _load_toml(folder / CONFIG)
-    return resolve(Sources(flags={}, files=[folder / CONFIG])).config
+    recorded = _recorded_files(folder)
+    sources = Sources(flags={}, files=[folder / CONFIG])
+    return resolve(sources, lambda name: _locate(name, recorded)).config
+
+
+def _recorded_files(folder: Path) -> Mapping[str, str]:
+    """The SHA-256 of each file that a run took a component from, by its absolute path."""
+    return (read_environment(folder) or {}).get(FILES, {})
+
+
+def _locate(name: str, recorded: Iterable[str]) -> str:
+    """The name of a component of a file, by the path that was recorded where it is no other's.
+
+    A run says `./file.py:function`, as its command did, and that was said in another folder.
+    """
+    file = parse_spec(name).file
+    if file is None or str(Path(file[0]).resolve()) in recorded:
+        return name
+    tail = [part for part in Path(file[0]).parts if part != ".."]
+    found = [path for path in map(Path, recorded) if list(path.parts[-len(tail) :]) == tail]
+    return f"{found[0]}:{file[1]}" if len(found) == 1 and found[0].is_file() else name
+
+
+def changed_files(folder: Path, components: Iterable[registry.Component]) -> list[str]:
+    """The files of components that are not what they were when a run began, as warnings."""
+    recorded = _recorded_files(folder)
+    return [
+        f"'{path}' changed since the run in '{folder}' began: it is used as it is now"
+        for path, digest in registry.file_hashes(components).items()
+        if recorded and digest not in ([recorded[path]] if path in recorded else recorded.values())
+    ]
 
 
 @contextlib.contextmanager
@@ -229,11 +265,19 @@ def claim(folder: Path) -> Generator[None]:
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:
-    """What a run began with, or None where that was not written."""
+    """What a run began with, or None where that was not written.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     try:
         return json.loads((folder / ENVIRONMENT).read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise UsageError(
+            f"'{folder / ENVIRONMENT}' is damaged", "delete it: the run can be read without"
+        ) from None
 
 
 def data_changed(folder: Path, fingerprint: str) -> bool:

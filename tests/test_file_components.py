@@ -103,3 +103,59 @@ def test_a_wrong_setting_of_such_a_model_is_refused(rdfia, source):
     outcome = rdfia("train", "./my_model.py:build:widht=7")
     assert outcome.code == 2
     assert "did you mean 'width'?" in outcome.err
+
+
+@pytest.fixture
+def run_of_a_file(rdfia, source, tmp_path) -> Path:
+    """A run whose model was named by a path from the folder that holds the file."""
+    command = ("train", "./my_model.py:build:width=7", "--epochs", "1", "-q", "--out", "run")
+    assert rdfia(*command).code == 0
+    return tmp_path / "run"
+
+
+COMMANDS = [
+    ("param-count", "RUN"),
+    ("receptive-field", "RUN"),
+    ("receptive-field", "RUN", "--effective", "--layer", "0", "--images", "2"),
+    ("eval", "RUN"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_run_finds_its_file_from_any_folder(rdfia, run_of_a_file, monkeypatch, tmp_path, command):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "my_model.py").write_text("def build(input): raise RuntimeError('not mine')\n")
+    monkeypatch.chdir(elsewhere)
+    outcome = rdfia(*(str(run_of_a_file) if word == "RUN" else word for word in command))
+    assert outcome.code == 0, outcome.err
+    assert "changed" not in outcome.err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_file_that_changed_since_its_run_is_told(rdfia, run_of_a_file, source, command):
+    source.write_text(f"{SOURCE}\n# another content\n")
+    outcome = rdfia(*(str(run_of_a_file) if word == "RUN" else word for word in command))
+    assert outcome.code == 0, outcome.err
+    assert f"'{source.resolve()}' changed since the run" in outcome.err
+
+
+def test_a_file_that_moved_with_its_run_is_found_beside_it_and_compared(
+    rdfia, run_of_a_file, source, tmp_path, monkeypatch
+):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (source, tmp_path / "beside.py", run_of_a_file):
+        path.rename(moved / path.name)
+    monkeypatch.chdir(moved)
+    outcome = rdfia("param-count", "run", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    (moved / "my_model.py").write_text(f"{SOURCE}\n# another content\n")
+    assert "changed since the run" in rdfia("param-count", "run").err
+
+
+def test_a_damaged_record_of_a_run_is_named(rdfia, run_of_a_file):
+    (run_of_a_file / "environment.json").write_text("{")
+    outcome = rdfia("param-count", str(run_of_a_file), "--input", "1x8x8", "--classes", "10")
+    assert outcome.code == 2
+    assert "environment.json' is damaged" in outcome.err

@@ -37,6 +37,11 @@ class Aliases:
         ]
         self._living[key] = [*kept, weakref.ref(tensor)]
 
+    def is_new(self, tensor: Tensor) -> bool:
+        """Whether a tensor was never added but shares its storage with one that was."""
+        known = self._living.get(_memory(tensor))
+        return known is not None and all(ref() is not tensor for ref in known)
+
     def others(self, tensor: Tensor) -> Iterator[Tensor]:
         """The other tensors that share a tensor's storage."""
         for ref in self._living.get(_memory(tensor), ()):

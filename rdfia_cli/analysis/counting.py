@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rdfia_cli.analysis.graph import Calls, watch_calls
+from rdfia_cli.analysis.graph import Calls, call_outermost, tensors_of, watch_calls
 from rdfia_cli.analysis.operations import Convention, Work, work_of
+from rdfia_cli.analysis.products import Product
 from rdfia_cli.analysis.shortcuts import refuse, shortcut
 
 
@@ -27,6 +28,8 @@ class Tally:
     Attributes:
         inputs, outputs: the shapes that it was given and returned, of its last call.
         calls: how often it was called.
+        products: how often each matrix product was made, with a word on its operands: the dotted
+            name of a weight, or what an attention multiplies; empty where there is none.
     """
 
     macs: int = 0
@@ -35,9 +38,12 @@ class Tally:
     calls: int = 0
     inputs: tuple[tuple[int, ...], ...] = ()
     outputs: tuple[tuple[int, ...], ...] = ()
+    products: Counter[tuple[str, Product]] = field(default_factory=Counter[tuple[str, Product]])
 
-    def add(self, work: Work, times: int = 1) -> None:
+    def add(self, work: Work, times: int = 1, word: str = "") -> None:
         """Add the work of one operation that runs so often."""
+        for product in work.products:
+            self.products[word, product] += times
         self.macs += times * work.macs
         self.others += times * work.others
         self.activations += times * work.activations
@@ -76,13 +82,14 @@ def count_pass(
     """
     ledger, saved = Ledger(), _SavedTensors(model)
     with watch_calls(model) as calls, _decomposed():
-        counter = _Counter(ledger, calls, saved, convention, shortcuts=shortcuts)
+        words = _Words(model)
+        counter = _Counter(ledger, calls, saved, convention, words, shortcuts=shortcuts)
         with (
             torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda nothing: nothing),
             _FunctionCounter(counter),
             counter,
         ):
-            model(inputs)
+            call_outermost(model, inputs, calls)
     ledger.saved = saved.bytes()
     for returned in calls.returned:
         tally = ledger.tallies.setdefault(returned.call.name, Tally())
@@ -141,6 +148,30 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # pyright: ignore
 
 
+class _Words:
+    """Says what a matrix product multiplies."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._weights = {_storage(weight): name for name, weight in model.named_parameters()}
+        self._next: list[str] = []
+
+    def of(self, arguments: Sequence[Any]) -> str:
+        """A word on the operands of the next product; empty where there is none."""
+        if self._next:
+            return self._next.pop(0)
+        names = (self._weights.get(_storage(tensor)) for tensor in tensors_of(list(arguments)))
+        return next((name for name in names if name is not None and "bias" not in name), "")
+
+    @contextlib.contextmanager
+    def attention(self) -> Generator[None]:
+        """The two products to come are those of an attention."""
+        self._next = ["queries by keys", "scores by values"]
+        try:
+            yield
+        finally:
+            self._next = []
+
+
 class _Counter(TorchDispatchMode):
     """Counts what reaches torch's dispatcher."""
 
@@ -150,11 +181,12 @@ class _Counter(TorchDispatchMode):
         calls: Calls,
         saved: _SavedTensors,
         convention: Convention,
+        words: _Words,
         *,
         shortcuts: bool,
     ) -> None:
         super().__init__()
-        self.ledger, self.calls, self.saved = ledger, calls, saved
+        self.ledger, self.calls, self.saved, self.words = ledger, calls, saved, words
         self.convention: Convention = convention
         self.shortcuts = shortcuts
 
@@ -173,12 +205,13 @@ class _Counter(TorchDispatchMode):
         if work is None:
             self.ledger.uncounted[func.name()] += self.saved.times
         else:
-            self.add(work)
+            self.add(work, self.words.of(args) if work.products else "")
         return output
 
-    def add(self, work: Work) -> None:
+    def add(self, work: Work, word: str = "") -> None:
         """Note the work of an operation in the module that is being called."""
-        self.ledger.tallies.setdefault(self.calls.current, Tally()).add(work, self.saved.times)
+        tally = self.ledger.tallies.setdefault(self.calls.current, Tally())
+        tally.add(work, self.saved.times, word)
 
     @contextlib.contextmanager
     def repeating(self, times: int) -> Generator[None]:
@@ -206,7 +239,9 @@ class _FunctionCounter(TorchFunctionMode):
     ) -> Any:
         if func in RECURRENCES and self.counter.shortcuts and _is_plain_recurrence(args):
             return self._recur(func, args)
-        output = func(*args, **(kwargs or {}))
+        is_attention = func is F.scaled_dot_product_attention
+        with self.counter.words.attention() if is_attention else contextlib.nullcontext():
+            output = func(*args, **(kwargs or {}))
         # To the dispatcher, pooling to one position is a mean like any other.
         is_global = func is F.adaptive_avg_pool2d and output.shape[-2:].numel() == 1
         if is_global and self.counter.convention == "fvcore":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
+from rdfia_cli.analysis.graph import Call, call_outermost, tensors_of, watch_calls
 from rdfia_cli.analysis.layers import Layer
 from rdfia_cli.errors import ComponentError
 
@@ -127,8 +127,8 @@ def _output_of(model: nn.Module, images: Tensor, layer: Layer) -> Tensor:
             # A copy: an activation behind it may overwrite its input.
             found.append(list(tensors_of(returned))[layer.part].clone())
 
-    with watch_calls(model, note), torch.enable_grad():
-        model(images)
+    with watch_calls(model, note) as calls, torch.enable_grad():
+        call_outermost(model, images, calls, note)
     return found[0]
 
 
@@ -144,7 +144,7 @@ def middle_units(output: Tensor, layer: Layer) -> Tensor:
         units = output.narrow(row, y, 1).narrow(column, x, 1)
         return units.flatten(1)
     if len(grid.axes) == 1 and grid.size is not None:
-        return output.select(grid.axes[0], grid.lead + y * grid.size[1] + x).flatten(1)
+        return output.narrow(grid.axes[0], grid.lead + y * grid.size[1] + x, 1).flatten(1)
     if output.ndim == 3:
         return output[:, output.shape[1] // 2]
     if output.ndim == 4:

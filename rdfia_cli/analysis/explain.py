@@ -13,7 +13,8 @@ from math import prod
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # pyright: ignore[reportPrivateUsage]
 
-from rdfia_cli.analysis.parameters import Costs, Layer
+from rdfia_cli.analysis.parameters import Costs, Layer, is_bias
+from rdfia_cli.analysis.products import Product
 from rdfia_cli.spec import InputSpec
 
 PUBLISHED: Mapping[str, tuple[InputSpec, int]] = {
@@ -34,7 +35,8 @@ class Explanation:
     Attributes:
         layer: which one.
         weights: the formula of its weights, such as `5*5*3*32`.
-        macs: the formula of its multiply-accumulates of one example; empty where it has none.
+        macs: the formula of its multiply-accumulates of one example, with a word in parentheses on
+            what is multiplied; empty where it has none.
         parameter_share, mac_share: its part of all, in [0, 1].
         fully_connected: the weights of a linear layer between the same input and output.
         unshared: the weights were each output position to have its own; None for no convolution.
@@ -63,7 +65,7 @@ def explain(model: nn.Module, costs: Costs) -> Iterator[Explanation]:
         module = modules[layer.name]
         yield Explanation(
             layer=layer,
-            weights=_weights_formula(module),
+            weights=_weights_formula(module, layer),
             macs=_macs_formula(module, layer),
             parameter_share=layer.parameters / max(costs.total.parameters, 1),
             mac_share=layer.macs / max(costs.total.macs, 1),
@@ -77,27 +79,50 @@ def weights_per_image(costs: Costs, images: int) -> float:
     return costs.total.weights / images
 
 
-def _weights_formula(module: nn.Module) -> str:
-    """Kernel sizes first, then channels in and out; of other layers the sizes of each matrix."""
+def _weights_formula(module: nn.Module, layer: Layer) -> str:
+    """Kernel sizes first, then channels in and out; of other weights the sizes of each.
+
+    Weights that were counted in another layer are not among them.
+    """
+    own = module.named_parameters(recurse=False, remove_duplicate=False)
+    counted = {name: weight for name, weight in own if name in layer.own}
+    terms = [
+        _times(_kernel(module) if name == "weight" else weight.shape, weight.numel(), weight.shape)
+        for name, weight in counted.items()
+        if not is_bias(name, weight)
+    ]
+    return " + ".join(terms)
+
+
+def _kernel(module: nn.Module) -> Sequence[int]:
+    """Sizes in the order in which one speaks of them; none for other modules."""
     if isinstance(module, _ConvNd):
-        inputs = module.in_channels // module.groups
-        return _times((*module.kernel_size, inputs, module.out_channels))
-    if isinstance(module, nn.Linear):
-        return _times((module.in_features, module.out_features))
-    own = module.named_parameters(recurse=False)
-    return " + ".join(_times(p.shape) for name, p in own if "bias" not in name or p.ndim > 1)
+        inputs, outputs = module.in_channels, module.out_channels
+        return (*module.kernel_size, inputs // module.groups, outputs)
+    return (module.in_features, module.out_features) if isinstance(module, nn.Linear) else ()
 
 
 def _macs_formula(module: nn.Module, layer: Layer) -> str:
-    if not layer.macs or not isinstance(module, _ConvNd | nn.Linear):
-        return ""
-    weights = module.weight.numel()
-    positions = layer.macs // weights
-    if layer.macs != weights * positions:
-        return ""
-    if positions == 1:
-        return "each weight once"
-    return f"{weights:,} weights * {_times(_positions(module, layer), positions)} positions"
+    """Whatever its form, the numbers in it make the multiply-accumulates of the layer."""
+    products = layer.products
+    if len(products) == 1 and isinstance(module, _ConvNd | nn.Linear):
+        weights = module.weight.numel()
+        positions = layer.macs // max(weights, 1)
+        if weights and layer.macs == weights * positions:
+            if positions == 1:
+                return f"{weights:,} weights, each once"
+            return f"{weights:,} weights * {_times(_positions(module, layer), positions)} positions"
+    terms = [_term(word, product, times, layer) for word, product, times in products]
+    rest = layer.macs - sum(product.macs * times for _, product, times in products)
+    return " + ".join([*terms, *([f"{rest:,} (norms, resampling and pooling)"] if rest else [])])
+
+
+def _term(word: str, product: Product, times: int, layer: Layer) -> str:
+    """A matrix product: how often, rows, inner size and columns, and what is multiplied."""
+    sizes = (times, product.times, product.rows, product.inner, product.columns)
+    factors = _times([size for size in sizes if size > 1])
+    name = word.removeprefix(f"{layer.name}.")
+    return f"{factors} ({name})" if name else factors
 
 
 def _positions(module: nn.Module, layer: Layer) -> Sequence[int]:
@@ -108,10 +133,10 @@ def _positions(module: nn.Module, layer: Layer) -> Sequence[int]:
     return layer.outputs[0][1:-1] if layer.outputs else ()
 
 
-def _times(sizes: Sequence[int], expected: int | None = None) -> str:
-    """Factors as a product; where they do not make the number expected, that number."""
+def _times(sizes: Sequence[int], expected: int | None = None, otherwise: Sequence[int] = ()) -> str:
+    """Factors as a product; where they do not make the number expected, others, or that number."""
     if expected is not None and (prod(sizes) != expected or not sizes):
-        return f"{expected:,}"
+        return _times(otherwise) if otherwise else f"{expected:,}"
     return "*".join(str(size) for size in sizes) or "1"
 
 

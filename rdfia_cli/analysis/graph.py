@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -78,7 +79,8 @@ def watch_calls(
     """Know which modules are being called while the model runs inside this context.
 
     Hooks are put on every module and taken off again. They also keep torch from replacing a
-    transformer layer by its fused kernel, which calls no module.
+    transformer layer by its fused kernel, which calls no module. A scripted module takes none: what
+    it and the modules below it do is its caller's.
 
     Args:
         model: what will be called.
@@ -101,12 +103,44 @@ def watch_calls(
 
     with contextlib.ExitStack() as hooks:
         for module in known:
+            if not can_be_watched(module):
+                continue
             for handle in (
                 module.register_forward_pre_hook(enter, prepend=True),
                 module.register_forward_hook(leave),
             ):
                 hooks.callback(handle.remove)
         yield calls
+
+
+def call_outermost(
+    model: nn.Module,
+    inputs: Tensor,
+    calls: Calls,
+    on_return: Callable[[Call, Any], None] | None = None,
+) -> Any:
+    """Call the model that is being watched; of a scripted one, which takes no hooks, tell here."""
+    if can_be_watched(model):
+        return model(inputs)
+    call = Call("", model, 0, 0, _shapes([inputs]))
+    calls.stack.append(call)
+    output = model(inputs)
+    calls.returned.append(Returned(call, _shapes(output)))
+    if on_return is not None:
+        on_return(call, output)
+    calls.stack.pop()
+    return output
+
+
+def can_be_watched(module: nn.Module) -> bool:
+    """Whether calls of a module can be told: not of a scripted one, which runs without Python."""
+    is_traced = isinstance(module, torch.jit.TopLevelTracedModule)  # pyright: ignore
+    return is_traced or not isinstance(module, torch.jit.ScriptModule)
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name of a module's class; of a compiled one that of what was compiled."""
+    return getattr(module, "original_name", type(module).__name__)
 
 
 def _name_below(candidates: tuple[str, ...], caller: str) -> str:

@@ -159,12 +159,17 @@ def _join_channels(field: Field, axes: tuple[int, int], varying: frozenset[int])
     ):
         length = union.shape[axis + 1]
         here, there = length // 2, max(length // 2 - 1, 0)
-        single = _extents(each.take(min(here, each.shape[axis + 1] - 1), axis=axis + 1)).max()
-        middle = union.take(here, axis=axis + 1)
-        step = abs(middle[0] - union.take(there, axis=axis + 1)[0]).max()
+        single = _extents(_at(each, axis, min(here, each.shape[axis + 1] - 1))).max()
+        middle = _at(union, axis, here)
+        step = abs(middle[0] - _at(union, axis, there)[0]).max()
         if _extents(middle).max() > single + max(step, 1):
             return None
     return joined
+
+
+def _at(array: Bounds, axis: int, index: int) -> Bounds:
+    """The bounds at one place of an axis of the tensor."""
+    return array[(slice(None),) * (axis + 1) + (index,)]
 
 
 def _plane(array: Bounds, axes: tuple[int, int]) -> Bounds:
@@ -174,11 +179,11 @@ def _plane(array: Bounds, axes: tuple[int, int]) -> Bounds:
 
 
 def _middle(array: Bounds, shape: Sequence[int]) -> Bounds:
-    """The bounds of the element in the middle, as a plane of one position."""
+    """The bounds of the element in the middle, as a plane of one position that holds no other."""
     index = tuple(
         0 if n == 1 else size // 2 for n, size in zip(array.shape[1:], shape, strict=True)
     )
-    return array[(slice(None), *index)].reshape(2, 1, 1)
+    return array[(slice(None), *index)].reshape(2, 1, 1).copy()
 
 
 def _unfold_tokens(field: Field, axis: int) -> tuple[Bounds, Bounds] | None:
@@ -196,7 +201,7 @@ def _unfold_tokens(field: Field, axis: int) -> tuple[Bounds, Bounds] | None:
     down, across = (a.reshape(2, -1, width) for a in (rows, columns))
     if (down != down[:, :, :1]).any() or (across != across[:, :1]).any():
         return None
-    return down[:, :, :1], across[:, :1]
+    return down[:, :, :1].copy(), across[:, :1].copy()
 
 
 def _flat(array: Bounds) -> Bounds:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
+from rdfia_cli.analysis.constants import fixed_numbers
 from rdfia_cli.analysis.grid import Grid, lay_out
 from rdfia_cli.analysis.intervals import TooLargeError
 from rdfia_cli.analysis.measure import Measure
@@ -21,6 +22,9 @@ LARGEST_CANVAS = 32768
 
 LARGEST_MERGED = 2**21
 """The most numbers for axes that are written out into one: a flattened canvas is not worth more."""
+
+INDEXING = frozenset({"index", "index_select", "gather", "repeat_interleave"})
+"""Operations that are exact once the numbers of their index are known."""
 
 Key = tuple[str, int, int]
 
@@ -88,13 +92,20 @@ class Analysis:
     is_fixed: bool
 
 
-def analyse(model: nn.Module, shape: tuple[int, ...], *, clip: bool = False) -> Analysis:
+def analyse(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    clip: bool = False,
+    realise: Callable[[], nn.Module] | None = None,
+) -> Analysis:
     """Find the receptive field of every module.
 
     Args:
         model: on the meta device, in evaluation mode.
         shape: of one input: (C, H, W), or (F,) for points, which count as a row of F columns.
         clip: sizes as the image itself allows them.
+        realise: builds the model on the CPU, should an index that it holds decide what is seen.
 
     Raises:
         ComponentError: the model fails on its input.
@@ -106,7 +117,11 @@ def analyse(model: nn.Module, shape: tuple[int, ...], *, clip: bool = False) -> 
             f"the model fails on an input of {'x'.join(map(str, shape))}: {reason}",
             "give the size that it takes with --input CxHxW",
         )
-    passes = [own, *_larger_passes(model, shape, own)]
+    numbers = None
+    if realise is not None and any(INDEXING & run.kept.approximations for run in own.outputs):
+        numbers = fixed_numbers(model, realise())
+        own = run_pass(model, shape, lay_out, numbers=numbers)
+    passes = [own, *_larger_passes(model, shape, own, numbers)]
     layers = tuple(_settle(passes, clip=clip))
     canvas = max(output.kept.image for run in passes for output in run.outputs)
     larger = [run.failure for run in passes[1:]]
@@ -115,7 +130,10 @@ def analyse(model: nn.Module, shape: tuple[int, ...], *, clip: bool = False) -> 
 
 
 def _larger_passes(
-    model: nn.Module, shape: tuple[int, ...], own: Pass[Grid]
+    model: nn.Module,
+    shape: tuple[int, ...],
+    own: Pass[Grid],
+    numbers: Mapping[Tensor, Tensor] | None,
 ) -> Iterator[Pass[Grid]]:
     """The same model on larger canvases, until no border cuts a field off; the largest last."""
     side = max(shape[-2:])
@@ -124,9 +142,8 @@ def _larger_passes(
     found: list[tuple[int, Pass[Grid]]] = []
     while factor > 1 and factor * side <= max(LARGEST_CANVAS, 2 * side):
         channels, sizes = shape[:-2], shape[-2:]
-        run = run_pass(
-            model, (*channels, *(size * factor for size in sizes)), lay_out, LARGEST_MERGED
-        )
+        larger = (*channels, *(size * factor for size in sizes))
+        run = run_pass(model, larger, lay_out, LARGEST_MERGED, numbers)
         found.append((factor, run))
         if isinstance(run.failure, TooLargeError):
             factor //= 4

@@ -11,6 +11,10 @@ from torch import Tensor
 from rdfia_cli.analysis.intervals import Field, nothing, positions
 
 
+class UnknownError(Exception):
+    """A rule does not know what an operation with these arguments depends on."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """An operation with its arguments, its result and the fields of what it was given.
@@ -21,6 +25,7 @@ class Operation:
         arguments: by the names of its schema, defaults included.
         outputs: the tensors that it returned, on the meta device.
         fields: of the tensors that depend on the input.
+        numbers: on the CPU, of the tensors that do not, as far as they are known.
         image: height and width of the model's input.
     """
 
@@ -29,6 +34,7 @@ class Operation:
     arguments: Mapping[str, Any]
     outputs: Sequence[Tensor]
     fields: Callable[[Tensor], Field | None]
+    numbers: Callable[[Tensor], Tensor | None]
     image: tuple[int, int]
 
     @property

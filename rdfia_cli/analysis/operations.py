@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rdfia_cli.analysis.graph import tensors_of
+from rdfia_cli.analysis.products import PRODUCTS, WITH_BIAS, Product
 
 Convention = Literal["macs", "fvcore"]
 Formula = Callable[[Sequence[Any], Any], int]
@@ -30,6 +31,7 @@ class Work:
 
     Attributes:
         macs: multiply-accumulates.
+        products: the matrix products that these are; none where they are of another kind.
         others: operations on numbers that are no multiply-accumulates, in elements computed.
         activations: the elements that a multiply-accumulate operation returns.
     """
@@ -37,102 +39,7 @@ class Work:
     macs: int = 0
     others: int = 0
     activations: int = 0
-
-
-def _convolution(arguments: Sequence[Any], output: Tensor) -> int:
-    """Each weight meets each position once: of the output, or of the input if transposed."""
-    inputs, weight = arguments[:2]
-    is_transposed = len(arguments) > 6 and arguments[6] is True
-    positions = inputs if is_transposed else output
-    batch_axis = positions.shape[: positions.ndim - (weight.ndim - 1)]
-    return prod(batch_axis) * prod(positions.shape[-(weight.ndim - 2) :]) * weight.numel()
-
-
-def _transposed_convolution(arguments: Sequence[Any], output: Tensor) -> int:
-    return _convolution([*arguments[:2], *[None] * 4, True], output)
-
-
-def _product(first: int) -> Formula:
-    """(..., N, K) by (..., K, M), the two operands standing from index `first` on."""
-
-    def macs(arguments: Sequence[Any], output: Tensor) -> int:
-        left, right = arguments[first : first + 2]
-        return left.numel() * (right.shape[-1] if right.ndim > 1 else 1)
-
-    return macs
-
-
-def _linear(arguments: Sequence[Any], output: Tensor) -> int:
-    inputs, weight = arguments[:2]
-    return inputs.numel() * weight.shape[0]
-
-
-def _attention(tokens_axis: int) -> Formula:
-    """Queries by keys and scores by values, the masked ones too: kernels may skip those or not."""
-
-    def macs(arguments: Sequence[Any], output: Any) -> int:
-        query, key, value = arguments[:3]
-        scores = query.numel() // query.shape[-1] * key.shape[tokens_axis]
-        return scores * (query.shape[-1] + value.shape[-1])
-
-    return macs
-
-
-def _recurrence(arguments: Sequence[Any], output: Any) -> int:
-    """Each weight matrix of a recurrent layer meets each step of each sequence once."""
-    inputs, *weights = tensors_of(list(arguments[:5]))
-    steps = inputs.numel() // inputs.shape[-1]
-    return steps * sum(weight.numel() for weight in weights if weight.ndim == 2)
-
-
-def _trilinear(arguments: Sequence[Any], output: Tensor) -> int:
-    """The products of three operands, each with axes of size 1 put in."""
-    expanded = zip(arguments[:3], arguments[3:6], strict=True)
-    shapes = [_unsqueezed(operand.shape, axes) for operand, axes in expanded]
-    return prod(torch.broadcast_shapes(*shapes))
-
-
-def _unsqueezed(shape: Sequence[int], axes: Sequence[int]) -> list[int]:
-    sizes = list(shape)
-    for axis in sorted(axes):
-        sizes.insert(axis, 1)
-    return sizes
-
-
-PRODUCTS: Mapping[str, Formula] = {
-    **dict.fromkeys(
-        (
-            *("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution"),
-            *("mkldnn_convolution", "miopen_convolution", "miopen_depthwise_convolution"),
-            *("_slow_conv2d_forward", "slow_conv3d_forward", "slow_conv_dilated2d"),
-            *("slow_conv_dilated3d", "_conv_depthwise2d", "conv_depthwise3d", "mps_convolution"),
-        ),
-        _convolution,
-    ),
-    **dict.fromkeys(
-        (
-            *("cudnn_convolution_transpose", "miopen_convolution_transpose"),
-            *("slow_conv_transpose2d", "slow_conv_transpose3d"),
-        ),
-        _transposed_convolution,
-    ),
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_int_mm"), _product(0)),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "_addmm_activation"), _product(1)),
-    **dict.fromkeys(("linear", "mkldnn_linear", "_mps_linear"), _linear),
-    **dict.fromkeys(
-        (
-            *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
-            *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_cudnn_attention"),
-            *("_scaled_dot_product_fused_attention_overrideable",),
-            "_scaled_dot_product_attention_math_for_mps",
-        ),
-        _attention(-2),
-    ),
-    **dict.fromkeys(("_flash_attention_forward", "_efficient_attention_forward"), _attention(1)),
-    **dict.fromkeys(("_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer", "_lstm_mps"), _recurrence),
-    "_trilinear": _trilinear,
-}
-"""Multiply-accumulates by operation."""
+    products: tuple[Product, ...] = ()
 
 
 def _inputs(each: int) -> Formula:
@@ -287,7 +194,7 @@ def _kind(operation: Any) -> tuple[str, str]:
 
 def _adds_bias(name: str, arguments: Sequence[Any]) -> bool:
     """Whether a product adds something too, which as an operation of its own would count."""
-    if PRODUCTS[name] in (_convolution, _transposed_convolution, _linear):
+    if name in WITH_BIAS:
         return any(isinstance(argument, Tensor) for argument in arguments[2:4])
     return name.startswith(("add", "badd", "_addmm"))
 
@@ -305,12 +212,14 @@ def work_of(
     """
     kind, name = _kind(operation)
     if kind == "product":
-        macs, returned = PRODUCTS[name](arguments, output), next(tensors_of(output)).numel()
+        products = tuple(PRODUCTS[name](arguments, output))
+        macs = sum(product.macs for product in products)
+        returned = next(tensors_of(output)).numel()
         if "_attention" in name:
             # Its scores too, which it returns to nobody: fused or not, the figure is one.
             returned += macs // (arguments[0].shape[-1] + arguments[2].shape[-1])
         biases = returned if _adds_bias(name, arguments) else 0
-        return Work(macs=macs, others=biases, activations=returned)
+        return Work(macs, biases, returned, products)
     if kind == "scale":
         amount = SCALES[name](arguments, output)
         is_mac = convention == "fvcore" and name in SCALES_OF_NORMS

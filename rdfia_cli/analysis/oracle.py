@@ -6,16 +6,20 @@ It is found in the real model, by nothing that the exact analysis shares with it
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
+from rdfia_cli.analysis.graph import Call, call_outermost, tensors_of, watch_calls
 from rdfia_cli.analysis.intervals import NOTHING
 
 Key: TypeAlias = tuple[str, int, int]
@@ -65,6 +69,46 @@ def _first_and_last(mask: NDArray[np.bool_], start: int) -> NDArray[np.int32]:
     return np.where(mask.any(axis=0), bounds, np.int32(NOTHING))
 
 
+class _Causal(TorchFunctionMode):
+    """Gives each query of a causal attention the keys up to its own, and no others.
+
+    The plain kernel adds a mask to all scores and multiplies all values by what is left of them:
+    NaN would pass through the zeros.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = inspect.signature(_attention_parameters).bind(*args, **(kwargs or {})).arguments
+        if not given.pop("is_causal", False):
+            return func(*args, **(kwargs or {}))
+        query, key, value = (given.pop(name) for name in ("query", "key", "value"))
+        rows = [
+            func(query[..., i : i + 1, :], key[..., : i + 1, :], value[..., : i + 1, :], **given)
+            for i in range(query.shape[-2])
+        ]
+        return torch.cat(rows, -2)
+
+
+def _attention_parameters(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> None:
+    """The parameters of torch's function, which tells none."""
+
+
 def _spoilt(model: nn.Module, images: Tensor) -> dict[Key, Tensor]:
     """Which elements of each module's output are NaN: (n, *shape) bool, of n images."""
 
@@ -76,8 +120,8 @@ def _spoilt(model: nn.Module, images: Tensor) -> dict[Key, Tensor]:
                 if tensor.is_floating_point():
                     found[call.name, call.number, number] = tensor.isnan()
 
-        with watch_calls(model, note):
-            model(image[None])
+        with watch_calls(model, note) as calls, _Causal():
+            call_outermost(model, image[None], calls, note)
         return found
 
     # The fused attention of the CPU loses NaN where a score is taken for a masked one.

@@ -11,7 +11,9 @@ from torch import nn
 
 from rdfia_cli.analysis.blank import held_by, shadow, with_numbers
 from rdfia_cli.analysis.counting import Ledger, Tally, count_pass
+from rdfia_cli.analysis.graph import kind_of
 from rdfia_cli.analysis.operations import Convention
+from rdfia_cli.analysis.products import Product
 from rdfia_cli.spec import InputSpec
 
 NUMBERS_UP_TO = 2**30
@@ -45,8 +47,12 @@ class Layer:
             first. Biases are vectors that say so by name.
         trainable: the parameters that learn.
         buffers: the elements of its buffers.
-        macs, others, activations: see `operations.Work`.
-        shared: the name under which its parameters were counted before, or None.
+        macs, others: of one example; see `operations.Work`.
+        activations: of the whole batch; see `operations.Work`.
+        shared: the name under which some of its parameters were counted before, or None.
+        own: the names of the parameters that are counted here.
+        products: the matrix products of one example, each with a word on its operands and how often
+            it is made; see `counting.Tally`.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Layer:
     others: int = 0
     activations: int = 0
     shared: str | None = None
+    own: tuple[str, ...] = ()
+    products: tuple[tuple[str, Product, int], ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -123,14 +131,18 @@ def measure(
     Args:
         model: anywhere; it is left as it is.
         input: what it is fed.
-        batch: the examples of the forward pass.
+        batch: the examples of a forward pass, which needs so much more memory: activations and
+            what is saved are of all of them, the arithmetic is of one.
         convention: whether norms and resampling are multiply-accumulates, as fvcore has it.
         realise: builds the model on the CPU, should it need numbers and have none.
     """
-    called, ledger = _count_anywhere(model, (batch, *input.shape), convention, realise)
-    layers = tuple(_layers(called, ledger))
+    called, single = _count_anywhere(model, (1, *input.shape), convention, realise)
+    ledger = single
+    if batch > 1:
+        called, ledger = _count_anywhere(model, (batch, *input.shape), convention, realise)
+    layers = tuple(_layers(called, ledger, single))
     itself = ledger.tallies.get("", Tally())
-    head = Layer("", type(model).__name__, inputs=itself.inputs, outputs=itself.outputs)
+    head = Layer("", kind_of(model), inputs=itself.inputs, outputs=itself.outputs)
     total = _sum(head, layers)
     weights = list(called.parameters())
     return Costs(
@@ -189,37 +201,47 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(floating, torch.get_default_dtype())
 
 
-def _layers(model: nn.Module, ledger: Ledger) -> Iterator[Layer]:
+def _layers(model: nn.Module, ledger: Ledger, single: Ledger) -> Iterator[Layer]:
+    """What stands in each module.
+
+    Args:
+        model: which was called.
+        ledger: of a batch.
+        single: of one example.
+    """
     counted: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        tally = ledger.tallies.get(name, Tally())
+        tally, one = (each.tallies.get(name, Tally()) for each in (ledger, single))
         own = list(module.named_parameters(recurse=False, remove_duplicate=False))
         shared = next((counted[id(p)] for _, p in own if id(p) in counted), None)
         fresh = {id(p): (key, p) for key, p in own if id(p) not in counted}
         buffers = {id(b): b for b in module.buffers(recurse=False) if id(b) not in counted}
         counted.update(dict.fromkeys((*fresh, *buffers), name))
-        biases = sum(p.numel() for key, p in fresh.values() if _is_bias(key, p))
+        biases = sum(p.numel() for key, p in fresh.values() if is_bias(key, p))
         parameters = sum(p.numel() for _, p in fresh.values())
         layer = Layer(
             name=name,
-            type=type(module).__name__,
+            type=kind_of(module),
             inputs=tally.inputs,
             outputs=tally.outputs,
             weights=parameters - biases,
             biases=biases,
             trainable=sum(p.numel() for _, p in fresh.values() if p.requires_grad),
             buffers=sum(buffer.numel() for buffer in buffers.values()),
-            macs=tally.macs,
-            others=tally.others,
+            macs=one.macs,
+            others=one.others,
             activations=tally.activations,
             shared=shared,
+            own=tuple(key for key, _ in fresh.values()),
+            products=tuple((word, product, n) for (word, product), n in one.products.items()),
         )
         # The model itself has a line where it does something besides calling its modules.
         if name or any(getattr(layer, key) for key in FIGURES):
             yield layer
 
 
-def _is_bias(name: str, parameter: nn.Parameter) -> bool:
+def is_bias(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a vector that says by name that it is a bias."""
     return "bias" in name and parameter.ndim <= 1
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rdfia_cli.analysis.graph import Call, tensors_of, watch_calls
-from rdfia_cli.analysis.intervals import LARGEST, Field, TooLargeError, field_of_image, nothing
+from rdfia_cli.analysis.graph import (
+    Call,
+    call_outermost,
+    can_be_watched,
+    kind_of,
+    tensors_of,
+    watch_calls,
+)
+from rdfia_cli.analysis.intervals import LARGEST, Field, field_of_image, nothing
 from rdfia_cli.analysis.tracker import Tracker
 
 Kept = TypeVar("Kept")
@@ -26,7 +33,7 @@ class Output(Generic[Kept]):
         part: which of several tensors; 0 where there is one.
         parts: how many tensors there were.
         ended: how many calls had ended before it did.
-        is_leaf: the module has no modules inside.
+        is_leaf: the module has no modules inside, or they are not told apart.
         shape: of the tensor, batch of 1 included.
         kept: what the caller wanted to keep of its field.
     """
@@ -81,15 +88,16 @@ class Journal(Generic[Kept]):
     def add(self, call: Call, returned: Sequence[tuple[Tensor, Field]]) -> None:
         """Note a call that has ended, before the calls inside it, which ended earlier."""
         inside = self._over.pop(call.depth + 1, [])
+        is_leaf = not can_be_watched(call.module) or not any(True for _ in call.module.children())
         own = [
             Output(
                 name=call.name,
                 number=call.number,
-                kind=type(call.module).__name__,
+                kind=kind_of(call.module),
                 part=part,
                 parts=len(returned),
                 ended=self._ended,
-                is_leaf=next(call.module.children(), None) is None,
+                is_leaf=is_leaf,
                 shape=tuple(tensor.shape),
                 kept=self._once(found),
             )
@@ -110,6 +118,7 @@ def run_pass(
     shape: tuple[int, ...],
     keep: Callable[[Field], Kept],
     largest: int | None = None,
+    numbers: Mapping[Tensor, Tensor] | None = None,
 ) -> Pass[Kept]:
     """Run a model once on the meta device and look at the field of every module's output.
 
@@ -119,22 +128,23 @@ def run_pass(
         keep: what to keep of each field.
         largest: the pass ends where more numbers than these would be written out; without it, an
             operation for which memory does not suffice counts as one without a rule.
+        numbers: of the constants that the model holds, on the CPU, as far as they are known.
     """
     *_, height, width = (1, *shape)
     image = (height, width)
-    tracker, journal = Tracker(image, stops=largest is not None), Journal(keep)
+    tracker, journal = Tracker(image, stops=largest is not None, numbers=numbers), Journal(keep)
 
     def note(call: Call, returned: Any) -> None:
         tensors = list(tensors_of(returned))
         journal.add(call, [(t, tracker.field(t) or nothing(t.shape, image)) for t in tensors])
 
     failure: Exception | None = None
-    with torch.inference_mode(), watch_calls(model, note):
+    with torch.inference_mode(), watch_calls(model, note) as calls:
         images = torch.empty(1, *shape, device="meta")
         tracker.follow(images, field_of_image(images.shape, largest or LARGEST))
         try:
-            with tracker:
-                model(images)
-        except (RuntimeError, ValueError, AssertionError, TypeError, TooLargeError) as error:
+            with tracker, tracker.literals:
+                call_outermost(model, images, calls, note)
+        except Exception as error:
             failure = error
     return Pass(journal.outputs, failure)

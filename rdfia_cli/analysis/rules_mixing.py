@@ -14,6 +14,7 @@ from rdfia_cli.analysis.intervals import (
     broadcast,
     drop,
     everything,
+    index_axis,
     positions,
     reduce,
     separate,
@@ -29,6 +30,13 @@ def reduction(operation: Operation) -> Field:
     """A sum, mean, maximum, norm or the like over some axes."""
     field = operation.input
     return drop(field, operation.axes("dim", field), operation.shape)
+
+
+def _extreme(operation: Operation) -> Field:
+    """The largest or smallest along axes, or the larger or smaller of two tensors."""
+    if "other" in operation.arguments:
+        return union(operation.shape, operation.operands)
+    return reduction(operation)
 
 
 def _along_axis(operation: Operation) -> Field:
@@ -79,7 +87,7 @@ def _batch_norm(operation: Operation) -> Field:
         keeps_examples = operation.name == "instance_norm"
         axes = [i for i in range(len(field.shape)) if i != 1 and not (keeps_examples and i == 0)]
         field = share(field, axes)
-    return _affine(field, operation)
+    return _affine(field, operation, ("weight", "bias", "running_mean", "running_var"))
 
 
 def _group_norm(operation: Operation) -> Field:
@@ -174,27 +182,33 @@ def _place(field: Field, labels: str, output: str) -> Field:
 def _attention(operation: Operation) -> Field:
     """Scaled dot-product attention: a query, and every key and value of its group.
 
-    A causal mask is not made use of, and the result then says so.
+    Causal, the query at i sees the keys and values up to i.
     """
     query, key, value = (operation.operand(name) for name in ("query", "key", "value"))
     heads = operation.shape[:-2]
-    keys = _repeat_heads(reduce(key, [-1, -2]), heads)
-    values = _repeat_heads(reduce(value, [-2]), heads)
-    parts = [reduce(query, [-1]), keys, values]
+    keys = _repeat_heads(reduce(key, [-1]), heads)
+    values = _repeat_heads(value, heads)
+    gather = _gather_causal if operation.arguments.get("is_causal") else _gather_all
+    parts = [reduce(query, [-1]), *(gather(each, operation.shape) for each in (keys, values))]
     if (mask := operation.field("attn_mask")) is not None:
         parts.append(reduce(mask, [-1]))
-    found = union(
-        operation.shape,
-        [
-            replace(part, shape=operation.shape)
-            if len(part.shape) == len(operation.shape)
-            else part
-            for part in parts
-        ],
-    )
-    if not operation.arguments.get("is_causal"):
-        return found
-    return replace(found, approximations=found.approximations | {"causal attention"})
+    return union(operation.shape, [_of_rank(part, operation.shape) for part in parts])
+
+
+def _of_rank(field: Field, shape: Sequence[int]) -> Field:
+    return replace(field, shape=tuple(shape)) if len(field.shape) == len(shape) else field
+
+
+def _gather_all(field: Field, shape: Sequence[int]) -> Field:
+    return reduce(field, [-2])
+
+
+def _gather_causal(field: Field, shape: Sequence[int]) -> Field:
+    """The union up to each query; beyond the last key they see all."""
+    seen = _up_to_here(field, len(field.shape) - 2)
+    queries = np.minimum(np.arange(shape[-2]), field.shape[-2] - 1)
+    sizes = (*field.shape[:-2], shape[-2], field.shape[-1])
+    return seen.map(sizes, lambda a: index_axis(a, len(sizes) - 2, queries))
 
 
 def _repeat_heads(field: Field, heads: Sequence[int]) -> Field:
@@ -221,7 +235,10 @@ def _recurrent(operation: Operation) -> list[Field]:
     for _ in range(arguments["num_layers"]):
         field = _recurrent_layer(reduce(field, [-1]), time, width, both_ways=both_ways)
     states = [_state(operation.input, time, output.shape) for output in operation.outputs[1:]]
-    return [broadcast(field, operation.shape), *states]
+    found = [broadcast(field, operation.shape), *states]
+    # First states and weights that are computed from the input reach every step.
+    others = [f for t in operation.tensors[1:] if (f := operation.fields(t)) is not None]
+    return [union(f.shape, [f, *(everything(other, f.shape) for other in others)]) for f in found]
 
 
 def _state(field: Field, time: int, shape: Sequence[int]) -> Field:
@@ -278,7 +295,8 @@ def _distance(operation: Operation) -> Field:
 
 def _table() -> Mapping[str, Rule]:
     groups: list[tuple[Rule, str]] = [
-        (reduction, "sum mean amax amin max min prod std var var_mean std_mean logsumexp norm "
+        (_extreme, "max min"),
+        (reduction, "sum mean amax amin prod std var var_mean std_mean logsumexp norm "
                     "linalg_vector_norm all any argmax argmin median nanmean count_nonzero"),
         (_along_axis, "softmax log_softmax _softmax _log_softmax softmin sort argsort"),
         (_reduction_of_last, "topk kthvalue mode"),

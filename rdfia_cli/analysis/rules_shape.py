@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rdfia_cli.analysis import windows
 from rdfia_cli.analysis.intervals import (
+    NOTHING,
     Bounds,
     Field,
     broadcast,
@@ -20,13 +21,11 @@ from rdfia_cli.analysis.intervals import (
     drop,
     index_axis,
     nothing,
-    reduce,
     separate,
     spread,
     spread_all,
-    union,
 )
-from rdfia_cli.analysis.operation import Operation, Rule
+from rdfia_cli.analysis.operation import Operation, Rule, UnknownError
 from rdfia_cli.analysis.reshaping import reshape
 
 
@@ -71,9 +70,9 @@ def _slice(operation: Operation) -> Field:
 
 
 def _narrow(operation: Operation) -> Field:
-    start = operation.arguments["start"]
-    chosen = slice(start, start + operation.arguments["length"])
     axis = operation.axis()
+    start = operation.arguments["start"] % max(operation.input.shape[axis], 1)
+    chosen = slice(start, start + operation.arguments["length"])
     return operation.input.map(operation.shape, lambda a: index_axis(a, axis, chosen))
 
 
@@ -100,6 +99,9 @@ def _unbind(operation: Operation) -> list[Field]:
 def _split(operation: Operation) -> list[Field]:
     axis, field = operation.axis(), operation.input
     ends = list(accumulate(output.shape[axis] for output in operation.outputs))
+    if ends[-1] != field.shape[axis]:
+        # tensor_split takes indices in any order, and parts may overlap then.
+        raise UnknownError
     parts: list[Field] = []
     for start, end, output in zip([0, *ends], ends, operation.outputs, strict=False):
         chosen = slice(start, end)
@@ -167,7 +169,13 @@ def _repeat_interleave(operation: Operation) -> Field:
     if axis is None:
         field, axis = reshape(field, (int(np.prod(field.shape)),)), 0
     axis %= len(field.shape)
-    index = np.repeat(np.arange(field.shape[axis]), operation.arguments["repeats"])
+    repeats = operation.arguments["repeats"]
+    if isinstance(repeats, Tensor):
+        known = operation.numbers(repeats)
+        if known is None:
+            raise UnknownError
+        repeats = known.numpy()
+    index = np.repeat(np.arange(field.shape[axis]), repeats)
     return field.map(operation.shape, lambda a: index_axis(a, axis, index))
 
 
@@ -267,66 +275,44 @@ def move(operation: Operation) -> list[Field]:
     return parts
 
 
-def _index(operation: Operation) -> Field:
-    """Picking by tensors of indices, whose numbers are not known on the meta device."""
-    field, indices = operation.input, operation.arguments["indices"]
-    axes = [axis for axis, index in enumerate(indices) if index is not None]
-    picked = _note_unknown(field, axes, operation)
-    kept = [axis for axis in range(len(field.shape)) if axis not in axes]
-    rank = max(indices[axis].ndim for axis in axes)
-    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
-    before = sum(axis < axes[0] for axis in kept) if adjacent else 0
-
-    def place(array: Bounds) -> Bounds:
-        lengths = [array.shape[axis + 1] for axis in kept]
-        flat = np.squeeze(array, tuple(axis + 1 for axis in axes))
-        return flat.reshape(2, *lengths[:before], *(1,) * rank, *lengths[before:])
-
-    found = picked.map(operation.shape, place)
-    chosen_by = [f for axis in axes if (f := operation.fields(indices[axis]))]
-    if not chosen_by:
-        return found
-    lead = len(operation.shape) - before - rank
-    wide = [
-        f.map((*f.shape, *(1,) * lead), lambda a: a.reshape(*a.shape, *(1,) * lead))
-        for f in chosen_by
-    ]
-    return union(operation.shape, [found, *wide])
-
-
-def _note_unknown(field: Field, axes: Sequence[int], operation: Operation) -> Field:
-    """Join the axes from which unknown elements are picked; inexact only where they differ."""
-    joined = reduce(field, axes)
-    same = joined.rows.shape == field.rows.shape and joined.columns.shape == field.columns.shape
-    if same:
-        return joined
-    names = field.approximations | {operation.name}
-    return replace(joined, approximations=names)
-
-
-def _index_select(operation: Operation) -> Field:
-    joined = _note_unknown(operation.input, [operation.axis()], operation)
-    return replace(joined, shape=operation.shape)
-
-
-def _gather(operation: Operation) -> Field:
-    joined = _note_unknown(operation.input, [operation.axis()], operation)
-    index = operation.field("index")
-    parts = [replace(joined, shape=operation.shape), *([index] if index else [])]
-    return union(operation.shape, parts)
-
-
-def _embedding(operation: Operation) -> Field:
-    indices = operation.operand("indices")
-    parts = [indices.map((*indices.shape, 1), lambda a: a[..., None])]
-    if (table := operation.field("weight")) is not None:
-        joined = _note_unknown(table, [0], operation)
-        parts.append(drop(joined, [0], (operation.shape[-1],)))
-    return union(operation.shape, parts)
-
-
 def _constant(operation: Operation) -> Field:
     return nothing(operation.shape, operation.image)
+
+
+def _fill(operation: Operation) -> Field:
+    """What is written everywhere may be a tensor that holds one number."""
+    value = operation.field("value")
+    return _constant(operation) if value is None else broadcast(value, operation.shape)
+
+
+def _triangle(operation: Operation) -> Field:
+    """What lies beyond a diagonal becomes a constant."""
+    field = separate(operation.input)
+    kept = torch.ones(field.shape[-2:], dtype=torch.bool)
+    kept = operation.function(kept, operation.arguments["diagonal"]).numpy()
+    lead = (1,) * (len(field.shape) - 2)
+    blank = np.int32(NOTHING)
+    return compress(
+        field.map(field.shape, lambda a: np.where(kept.reshape(1, *lead, *kept.shape), a, blank))
+    )
+
+
+def _as_strided(operation: Operation) -> list[Field]:
+    """A view of memory: known where the elements of the tensor lie there in their order."""
+    source = operation.arguments["self"]
+    is_whole = source.untyped_storage().nbytes() == source.numel() * source.element_size()
+    if not source.is_contiguous() or not is_whole or source is operation.outputs[0]:
+        raise UnknownError
+    return move(operation)
+
+
+def _as_real(operation: Operation) -> Field:
+    """Real and imaginary part, side by side in a last axis."""
+    return operation.input.map(operation.shape, lambda a: a[..., None])
+
+
+def _as_complex(operation: Operation) -> Field:
+    return drop(operation.input, [-1], operation.shape)
 
 
 def _table() -> Mapping[str, Rule]:
@@ -352,14 +338,14 @@ def _table() -> Mapping[str, Rule]:
         (_pad_by_name, "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
                        "replication_pad2d replication_pad3d"),
         (move, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold "
-               "as_strided rot90 diagonal movedim moveaxis swapaxes tile tril triu "
-               "view_as_real view_as_complex hsplit vsplit dsplit"),
-        (_index, "index"),
-        (_index_select, "index_select"),
-        (_gather, "gather take_along_dim"),
-        (_embedding, "embedding"),
+               "rot90 diagonal movedim moveaxis swapaxes tile hsplit vsplit dsplit"),
+        (_as_strided, "as_strided"),
+        (_as_real, "view_as_real"),
+        (_as_complex, "view_as_complex"),
+        (_triangle, "tril triu"),
+        (_fill, "fill"),
         (_constant, "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros "
-                    "new_ones new_empty new_full fill zero"),
+                    "new_ones new_empty new_full zero"),
     ]  # fmt: skip
     return {name: rule for rule, names in groups for name in names.split()}
 

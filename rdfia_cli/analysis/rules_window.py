@@ -22,7 +22,7 @@ from rdfia_cli.analysis.intervals import (
     spread,
     union,
 )
-from rdfia_cli.analysis.operation import Operation, Rule
+from rdfia_cli.analysis.operation import Operation, Rule, UnknownError
 from rdfia_cli.analysis.reshaping import reshape
 from rdfia_cli.analysis.windows import Window, adaptive_taps
 
@@ -158,6 +158,9 @@ def _adaptive_pool(operation: Operation) -> Field:
 
 def _interpolate(operation: Operation) -> Field:
     field, shape = operation.input, operation.shape
+    if operation.name.endswith("_aa") and shape[-1] == 1:
+        # On the CPU torch then reads other rows than its filter says.
+        raise UnknownError
     count = len(shape) - 2
     axes = range(2, len(shape))
     field = separable(field, axes)
@@ -181,34 +184,44 @@ def _factors(operation: Operation, count: int) -> list[float | None]:
 def _taps_of(
     operation: Operation, size: int, outputs: int, factor: float | None
 ) -> NDArray[np.intp]:
-    """The input indices that each output of an interpolation is computed from: (outputs, n)."""
+    """The input indices that each output of an interpolation is computed from: (outputs, n).
+
+    Places are computed in single precision, as torch does: one that falls on an element in exact
+    arithmetic may fall just before it.
+    """
     align = bool(operation.arguments.get("align_corners"))
-    scale = 1 / factor if factor else size / outputs
-    index = np.arange(outputs)
+    half = np.float32(0.5)
+    scale = np.float32(1 / factor) if factor else np.float32(size) / np.float32(outputs)
+    index = np.arange(outputs).astype(np.float32)
     if "nearest" in operation.name:
-        half = 0.5 if "exact" in operation.name else 0.0
-        return np.minimum(np.floor((index + half) * scale), size - 1).astype(int)[:, None]
+        shift = half if "exact" in operation.name else np.float32(0)
+        return np.minimum(np.floor((index + shift) * scale), size - 1).astype(int)[:, None]
     if align:
-        scale = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
+        scale = np.float32(size - 1) / np.float32(outputs - 1) if outputs > 1 else np.float32(0)
     is_cubic = "bicubic" in operation.name
     if operation.name.endswith("_aa"):
+        if size == outputs:
+            return np.arange(size)[:, None]
         return _antialiased_taps(index, scale, size, 4 if is_cubic else 2)
-    place = index * scale if align else (index + 0.5) * scale - 0.5
+    place = index * scale if align else (index + half) * scale - half
     if is_cubic:
         taps = np.floor(place)[:, None] + np.arange(-1, 3)
         return taps.clip(0, size - 1).astype(int)
+    if size == outputs:
+        return np.arange(size)[:, None]
     low = np.floor(place.clip(0)).astype(int).clip(max=size - 1)
     return np.stack([low, np.minimum(low + 1, size - 1)], axis=1)
 
 
 def _antialiased_taps(
-    index: NDArray[Any], scale: float, size: int, kernel: int
+    index: NDArray[np.float32], scale: np.float32, size: int, kernel: int
 ) -> NDArray[np.intp]:
     """The window of torch's antialiasing filters, as wide as the scale."""
-    support = kernel / 2 * max(scale, 1.0)
-    centre = scale * (index + 0.5)
-    first = np.maximum((centre - support + 0.5).astype(int), 0)
-    last = np.minimum((centre + support + 0.5).astype(int), size)
+    half = np.float32(0.5)
+    support = np.float32(kernel / 2) * np.maximum(scale, np.float32(1))
+    centre = scale * (index + half)
+    first = np.maximum((centre - support + half).astype(int), 0)
+    last = np.minimum((centre + support + half).astype(int), size)
     taps = first[:, None] + np.arange(math.ceil(support) * 2 + 1)
     return np.where(taps < last[:, None], taps, -1)
 

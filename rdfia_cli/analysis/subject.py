@@ -43,6 +43,7 @@ class Request:
         shape: what it is to be fed, without the batch axis; None for the model's own.
         classes: how many classes it is to tell apart; None for the model's own.
         folder: of the run that is meant, if one is.
+        warnings: what the user should know about it, a line each.
     """
 
     label: str
@@ -50,6 +51,10 @@ class Request:
     shape: tuple[int, ...] | None = None
     classes: int | None = None
     folder: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.label
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,12 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return _build(self.component, self.chosen, self.input)
+
+    def is_scripted(self) -> bool:
+        """Whether some of its modules run without Python, so that those in them are not seen."""
+        from rdfia_cli.analysis.graph import can_be_watched
+
+        return not all(map(can_be_watched, self.model.modules()))
 
     def naming(self) -> contextlib.AbstractContextManager[None]:
         """Name the model's component in whatever it raises when it is called."""
@@ -119,7 +130,10 @@ def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None
     if shape is None or classes is None:
         fed = _input_of_run(folder)
         shape, classes = shape or fed.shape, classes or fed.classes
-    return Request(text, chosen, shape, classes, folder)
+    component = registry.find("models", parse_spec(chosen.name))
+    return Request(
+        text, chosen, shape, classes, folder, tuple(run.changed_files(folder, [component]))
+    )
 
 
 def expand(texts: Sequence[str]) -> list[str]:
@@ -158,7 +172,7 @@ def _input_of_run(folder: Path) -> InputSpec:
     try:
         stored = json.loads((folder / run.ENVIRONMENT).read_bytes())
         return InputSpec(tuple(stored["input"]), stored["classes"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(
             f"'{folder}' does not tell what its model is fed",
             "it is of an older rdfia: give --input CxHxW and --classes N",

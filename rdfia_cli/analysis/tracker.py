@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,15 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rdfia_cli.analysis.aliases import Aliases, write_through
+from rdfia_cli.analysis.constants import Constants, Literals
 from rdfia_cli.analysis.intervals import Field, TooLargeError, everything, nothing, whole_image
-from rdfia_cli.analysis.operation import Operation, Rule, tensors_in
+from rdfia_cli.analysis.operation import Operation, Rule, UnknownError, tensors_in
+from rdfia_cli.analysis.rules_index import INDEX_RULES
 from rdfia_cli.analysis.rules_mixing import MIXING_RULES, is_plain_einsum, reduction
 from rdfia_cli.analysis.rules_pointwise import POINTWISE_RULES, elementwise
 from rdfia_cli.analysis.rules_shape import SHAPE_RULES
 from rdfia_cli.analysis.rules_window import WINDOW_RULES
 
-RULES: Mapping[str, Rule] = {**POINTWISE_RULES, **SHAPE_RULES, **WINDOW_RULES, **MIXING_RULES}
+RULES: Mapping[str, Rule] = {
+    **POINTWISE_RULES,
+    **SHAPE_RULES,
+    **INDEX_RULES,
+    **WINDOW_RULES,
+    **MIXING_RULES,
+}
 """The rule of each operation, by its name without overload and without the _ of in-place ones."""
+
+
+def _is_same_view(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same elements of the same memory."""
+    forms = [(x.shape, x.stride(), int(x.storage_offset()), x.dtype) for x in (one, other)]
+    return forms[0] == forms[1]
 
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -86,10 +100,22 @@ class Tracker(TorchDispatchMode):
     Args:
         image: height and width of the input.
         stops: an operation for which memory does not suffice is an error; else one without a rule.
+        numbers: of constants on the meta device, as far as they are known.
+
+    Attributes:
+        literals: another mode beside this one, which sees numbers written in the model's code.
     """
 
-    def __init__(self, image: tuple[int, int], *, stops: bool = False) -> None:
+    def __init__(
+        self,
+        image: tuple[int, int],
+        *,
+        stops: bool = False,
+        numbers: Mapping[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self._constants = Constants(numbers or {})
+        self.literals = Literals(self._constants)
         self.image = image
         self._stops = stops
         self._fields: Any = WeakTensorKeyDictionary()
@@ -97,7 +123,25 @@ class Tracker(TorchDispatchMode):
 
     def field(self, tensor: Tensor) -> Field | None:
         """What a tensor's elements depend on; None for a constant."""
-        return self._fields.get(tensor)
+        found = self._fields.get(tensor)
+        if found is None and self._aliases.is_new(tensor):
+            # `x.data` and what an autograd function returns are views that no operation made.
+            found = self._adopt(tensor)
+        return found
+
+    def _adopt(self, tensor: Tensor) -> Field | None:
+        """The field of a view by those of the tensors with which it shares its memory."""
+        others = list(self._aliases.others(tensor))
+        self._aliases.add(tensor)
+        known = [(other, f) for other in others if (f := self._fields.get(other)) is not None]
+        if not known:
+            return None
+        found = next((f for other, f in known if _is_same_view(other, tensor)), None)
+        if found is None:
+            names = frozenset({"view"}).union(*(f.approximations for _, f in known))
+            found = whole_image(tensor.shape, self.image, names)
+        self._fields[tensor] = found
+        return found
 
     def follow(self, tensor: Tensor, found: Field) -> None:
         """From here on the tensor has a field."""
@@ -124,25 +168,60 @@ class Tracker(TorchDispatchMode):
         outputs = list(tensors_in([result]))
         for output in outputs:
             self._aliases.add(output)
+        is_known = not depends and self._constants.follow(func, args, kwargs, outputs)
+        if signature.written and not is_known:
+            self._forget(arguments[name] for name in signature.written)
         if depends and outputs:
             self._note(func, signature, arguments, outputs)
+        if depends and signature.written:
+            self._write_unreturned(func, signature, arguments, outputs)
         return result
+
+    def _forget(self, written: Iterable[Any]) -> None:
+        for tensor in tensors_in(written):
+            self._constants.forget([tensor, *self._aliases.others(tensor)])
 
     def _note(
         self, func: Any, signature: Signature, arguments: dict[str, Any], outputs: list[Tensor]
     ) -> None:
-        operation = Operation(func, signature.name, arguments, outputs, self.field, self.image)
-        try:
-            found = fields_of_outputs(operation, signature.rule)
-        except TooLargeError:
-            if self._stops:
-                raise
-            found = fields_of_outputs(operation, None)
+        operation = Operation(
+            func, signature.name, arguments, outputs, self.field, self._constants.of, self.image
+        )
+        found = self._apply(operation, signature.rule)
         for output, new in zip(outputs, found, strict=True):
             if signature.written:
                 self._write(output, new)
             else:
                 self._fields[output] = new
+
+    def _apply(self, operation: Operation, rule: Rule | None) -> list[Field]:
+        """What the outputs depend on; where a rule does not know its arguments, on everything."""
+        try:
+            return fields_of_outputs(operation, rule)
+        except TooLargeError:
+            if self._stops:
+                raise
+        except (UnknownError, LookupError, TypeError, ValueError, RuntimeError):
+            # A rule may meet arguments that nobody thought of: the result then says its name.
+            pass
+        return fields_of_outputs(operation, None)
+
+    def _write_unreturned(
+        self, func: Any, signature: Signature, arguments: dict[str, Any], outputs: list[Tensor]
+    ) -> None:
+        """An operation may write to tensors that it does not return, or to a list of them."""
+        returned = {id(output) for output in outputs}
+        targets = [
+            tensor
+            for tensor in tensors_in(arguments[name] for name in signature.written)
+            if id(tensor) not in returned
+        ]
+        if targets:
+            operation = Operation(
+                func, signature.name, arguments, targets, self.field, self._constants.of, self.image
+            )
+            for target, new in zip(targets, fields_of_outputs(operation, None), strict=True):
+                self._write(target, new)
 
     def _write(self, target: Tensor, new: Field) -> None:
         """Note what a tensor holds after an in-place operation, and all views of it."""

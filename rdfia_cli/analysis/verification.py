@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from rdfia_cli.analysis.constants import fixed_numbers
 from rdfia_cli.analysis.intervals import Bounds, Field, separate
 from rdfia_cli.analysis.oracle import observe
 from rdfia_cli.analysis.receptive_field import run_pass
@@ -47,7 +48,7 @@ def verify(shadow: nn.Module, model: nn.Module, shape: tuple[int, ...]) -> tuple
         shape: of one input.
     """
     batch = max(1, min(64, PIXELS_AT_ONCE // int(np.prod(shape))))
-    exact = run_pass(shadow, shape, separate)
+    exact = run_pass(shadow, shape, separate, numbers=fixed_numbers(shadow, model))
     observed = [observe(model, shape, axis, batch) for axis in (-2, -1)]
     return tuple(
         Verdict(*output.key, output.kind, *_compare(output.kept, [o[output.key] for o in observed]))

@@ -20,7 +20,7 @@ def print_model(content: Mapping[str, Any], costs: Costs, depth: int) -> None:
     fed = "x".join(map(str, content["input"]))
     console.print_table(
         ("module", "type", "output", "weights", "biases", "MACs", "activations"),
-        [_row(layer) for layer in subtrees(costs, depth)],
+        [_row(layer, "(itself)" if depth else "(model)") for layer in subtrees(costs, depth)],
         title=f"{content['model']} on {fed}, batch {content['batch']}",
     )
     console.print_result("")
@@ -29,8 +29,9 @@ def print_model(content: Mapping[str, Any], costs: Costs, depth: int) -> None:
     _print_memory(content)
 
 
-def _row(layer: Layer) -> tuple[str, ...]:
-    name = "  " * (layer.depth - 1) + layer.name.rpartition(".")[2] or "(itself)"
+def _row(layer: Layer, head: str) -> tuple[str, ...]:
+    """A line of the tree; `head` is what the model's own is called."""
+    name = "  " * (layer.depth - 1) + layer.name.rpartition(".")[2] or head
     figures = (layer.weights, layer.biases, layer.macs, layer.activations)
     if layer.shared is not None and not layer.parameters:
         shown = (f"as {layer.shared}", "", *(f"{n:,}" if n else "" for n in figures[2:]))
@@ -48,6 +49,8 @@ def _shape(layer: Layer) -> str:
 def _totals(content: Mapping[str, Any], costs: Costs) -> list[tuple[str, str]]:
     total = costs.total
     frozen = total.parameters - total.trainable
+    batch = content["batch"]
+    each, of_all = (" an example", f" of all {batch:,}") if batch > 1 else ("", "")
     rows = [
         (
             "parameters",
@@ -55,9 +58,9 @@ def _totals(content: Mapping[str, Any], costs: Costs) -> list[tuple[str, str]]:
         ),
         *([("frozen", f"{frozen:,}")] if frozen else []),
         *([("buffers", f"{total.buffers:,}")] if total.buffers else []),
-        ("MACs", f"{total.macs:,} ({short(total.macs)})"),
-        ("FLOPs", f"{total.flops:,} ({short(total.flops)})"),
-        ("activations", f"{total.activations:,}"),
+        ("MACs", f"{total.macs:,} ({short(total.macs)}){each}"),
+        ("FLOPs", f"{total.flops:,} ({short(total.flops)}){each}"),
+        ("activations", f"{total.activations:,}{of_all}"),
     ]
     if "images" in content:
         per_image = f"{content['weights_per_image']:,.1f} weights a train image"
@@ -116,12 +119,12 @@ def _explanation_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
     layer = explanation.layer
     rows: list[tuple[str, str, str]] = []
     if layer.parameters:
-        weights = f"{explanation.weights} = {layer.weights:,}, and {layer.biases:,} biases"
+        weights = f"{_equation(explanation.weights, layer.weights)}, and {layer.biases:,} biases"
         shared = f"{layer.biases:,} biases" if not layer.weights else weights
         rows.append(("  parameters", shared, f"{explanation.parameter_share:.1%} of all"))
     if layer.macs:
-        formula = f"{explanation.macs} = " if explanation.macs else ""
-        rows.append(("  MACs", f"{formula}{layer.macs:,}", f"{explanation.mac_share:.1%} of all"))
+        macs = _equation(explanation.macs, layer.macs)
+        rows.append(("  MACs", macs, f"{explanation.mac_share:.1%} of all"))
     for name, alternative in (
         ("  fully connected", explanation.fully_connected),
         ("  unshared", explanation.unshared),
@@ -130,6 +133,11 @@ def _explanation_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
             times = alternative / max(layer.weights, 1)
             rows.append((name, f"{alternative:,} weights", f"{times:,.0f} times as many"))
     return rows
+
+
+def _equation(formula: str, number: int) -> str:
+    """A formula and what its numbers make; a formula of one number is that number."""
+    return f"{number:,}" if formula in ("", str(number)) else f"{formula} = {number:,}"
 
 
 def short(number: int) -> str:

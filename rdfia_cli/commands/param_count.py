@@ -31,9 +31,11 @@ def run(flags: Mapping[str, Any]) -> int:
         raise UsageError(f"unknown convention '{found}'", nearest(found, CONVENTIONS))
     limits = {key: _limit(key, flags) for key in ("parameters", "macs")}
     asked, images = _requests(flags)
+    from rdfia_cli.commands.progress import follow
+
     contents: list[Mapping[str, Any]] = []
     failures: list[RdfiaError] = []
-    for request in asked:
+    for request in follow(asked, "counting", on_stdout=flags["json"]):
         try:
             content = _count(request, flags, images, show=len(asked) == 1)
         except RdfiaError as error:
@@ -93,7 +95,11 @@ def _count(
     from rdfia_cli.analysis.parameters import measure
     from rdfia_cli.analysis.subject import build
 
+    for text in asked.warnings:
+        console.warn(text)
     subject = build(asked)
+    if subject.is_scripted():
+        console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
     with subject.naming():
         costs = measure(
             subject.model,

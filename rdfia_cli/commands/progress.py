@@ -10,13 +10,17 @@ from rdfia_cli import console
 from rdfia_cli.errors import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from rdfia_cli.experiment import RunEvent, Started
     from rdfia_cli.spec import Preparing
     from rdfia_cli.training.loop import EpochEnd, StepEnd
 
 REFRESHES_PER_SECOND = 10
+SECONDS_BETWEEN_LINES = 30
+"""Where there is no terminal: a line now and then says that something long goes on."""
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -39,6 +43,45 @@ def display(*, quiet: bool) -> Generator[Callable[[RunEvent], None]]:
             yield show
     else:
         yield _lines()
+
+
+def follow(items: Sequence[Item], doing: str, *, on_stdout: bool) -> Iterator[Item]:
+    """Items one after another, and on stderr how many are done where that takes long.
+
+    Args:
+        items: what is worked on, each of which says its name as text.
+        doing: such as `counting`.
+        on_stdout: results go to stdout meanwhile, so that no bar may stand on the same terminal.
+    """
+    if len(items) > 1 and console.on_terminal() and not on_stdout:
+        yield from _bar_of(items, doing)
+        return
+    said = time.monotonic()
+    for number, item in enumerate(items):
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            console.say(f"{doing} {item} ({number:,} of {len(items):,} done)")
+        yield item
+
+
+def _bar_of(items: Sequence[Item], doing: str) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=REFRESHES_PER_SECOND,
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task(doing, total=len(items))
+        for item in items:
+            progress.update(task, description=f"{doing} {item}")
+            yield item
+            progress.advance(task)
 
 
 def _show_warnings(event: RunEvent) -> None:

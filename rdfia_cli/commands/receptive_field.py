@@ -35,8 +35,14 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     from rdfia_cli.analysis.layers import analyse
     from rdfia_cli.analysis.subject import build
 
+    for text in asked.warnings:
+        console.warn(text)
     subject = build(asked)
-    analysis = analyse(subject.model, subject.input.shape, clip=flags["clip"])
+    if subject.is_scripted():
+        console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
+    analysis = analyse(
+        subject.model, subject.input.shape, clip=flags["clip"], realise=subject.realise
+    )
     layers = choose_layers(analysis.layers, flags["layer"] or ())
     _refuse_position(position, layers)
     content = describe(subject, analysis, layers, position)

@@ -76,7 +76,7 @@ def _subject(parts: Assembly) -> dict[str, Any]:
     return {
         "input": list(parts.input.shape),
         "classes": parts.input.classes,
-        "files": registry.file_hashes(parts.config.components()),
+        run.FILES: registry.file_hashes(parts.config.components()),
     }
 
 

@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rdfia_cli.analysis.blank import shadow
 from rdfia_cli.analysis.graph import watch_calls
+from rdfia_cli.analysis.layers import analyse
+from rdfia_cli.analysis.parameters import count
+from rdfia_cli.spec import InputSpec
 
 
 @dataclass
@@ -83,3 +87,22 @@ def test_a_transformer_layer_calls_its_modules_rather_than_a_fused_kernel():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     with torch.no_grad():
         assert {"linear1", "linear2", "norm1"} <= set(names_called(layer, torch.zeros(1, 3, 8)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_scripted_module_does_is_its_callers(whole: bool):
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(2, 1, 3)))
+
+    first, last = model()
+    script = torch.jit.script
+    scripted = script(model()) if whole else nn.Sequential(first, script(last))
+    plain, fed = model(), InputSpec((1, 9, 9), 2)
+    assert count(scripted, fed) == count(plain, fed)
+    fields = [analyse(shadow(each), fed.shape).layers for each in (plain, scripted)]
+    names = [{layer.name: layer for layer in layers} for layers in fields]
+    assert set(names[1]) == ({""} if whole else {"", "0"})
+    assert all(names[1][name].rows == names[0][name].rows for name in names[1])
+    assert names[1][""].kind == "Sequential"
+    assert names[1][""].is_leaf == whole

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -89,10 +91,103 @@ def test_the_tree_gives_a_module_all_that_stands_below_it():
     assert tree["layer1"].parameters == sum(p.numel() for p in layer.parameters())
 
 
-def test_a_batch_multiplies_the_arithmetic_and_not_the_parameters():
-    one, four = (measure(cnn(CIFAR), CIFAR, batch=n).total for n in (1, 4))
-    assert (four.macs, four.activations) == (4 * one.macs, 4 * one.activations)
-    assert four.parameters == one.parameters
+def test_a_batch_takes_memory_and_its_arithmetic_is_told_of_one_example():
+    one, four = (measure(cnn(CIFAR), CIFAR, batch=n) for n in (1, 4))
+    assert four.total.activations == 4 * one.total.activations
+    memory = [estimate_memory(costs)["fp32"].activations for costs in (one, four)]
+    assert memory[1] == 4 * memory[0]
+    for key in ("macs", "flops", "parameters", "buffers"):
+        assert getattr(four.total, key) == getattr(one.total, key)
+
+
+def value(formula: str) -> int:
+    """What the numbers of a formula make; words in it are words."""
+    plain = re.sub(r"\([^)]*\)|weights|positions|each once|,", "", formula)
+    assert re.fullmatch(r"[\d+* ]+", plain), formula
+    return eval(plain)
+
+
+def assert_formulas_hold(model: nn.Module, fed: InputSpec, convention="macs", batch=1) -> list[str]:
+    costs = measure(model, fed, convention=convention, batch=batch)
+    found = list(explain(model, costs))
+    for each in found:
+        weights = value(each.weights) if each.weights else 0
+        assert weights == each.layer.weights, (each.layer.name, each.weights)
+        macs = value(each.macs) if each.macs else 0
+        assert macs == each.layer.macs, (each.layer.name, each.macs)
+    return [each.macs for each in found]
+
+
+EXPLAINED = (
+    *("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "regnetx_002"),
+    *("efficientnet_b0", "mobilevit_xxs", "sequencer2d_s", "mixer_s32_224", "xcit_nano_12_p16_224"),
+    *("maxvit_pico_rw_256", "nf_resnet26", "edgenext_xx_small", "eva02_tiny_patch14_224"),
+)
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+@pytest.mark.parametrize("convention", ["macs", "fvcore"])
+def test_the_numbers_of_every_formula_make_the_figure_of_its_row(name: str, convention: str):
+    subject = build(request(f"timm/{name}"))
+    assert_formulas_hold(subject.model, subject.input, convention, batch=2)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_is_explained_weight_by_weight(kind):
+    (formula,) = assert_formulas_hold(kind(8, 5, batch_first=True), InputSpec((7, 8), 2))
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+    terms = {f"7*8*{5 * gates} (weight_ih_l0)", f"7*5*{5 * gates} (weight_hh_l0)"}
+    assert set(formula.split(" + ")) == terms
+
+
+def test_an_attention_is_explained_by_what_it_multiplies():
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    formulas = assert_formulas_hold(attention, InputSpec((5, 8), 2))
+    assert formulas[0].startswith("5*8*24 (in_proj_weight) + ")
+    assert "5*8*8 (out_proj.weight)" in formulas[0]
+    subject = build(request("vit"))
+    explained = explain(subject.model, measure(subject.model, subject.input))
+    found = next(each.macs for each in explained if each.layer.type == "Attention")
+    tokens = subject.model.position_embedding.shape[1]
+    words = ("queries by keys", "scores by values")
+    sizes = (f"4*{tokens}*8*{tokens}", f"4*{tokens}*{tokens}*8")
+    assert found == " + ".join(f"{s} ({w})" for s, w in zip(sizes, words, strict=True))
+
+
+class PartlyTied(nn.Module):
+    """Two matrices in one module, of which one stands in an earlier layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Module()
+        self.second.left = self.first.weight
+        self.second.right = nn.Parameter(torch.zeros(4, 3))
+        self.third = nn.Linear(3, 3)
+        self.third.weight = nn.Parameter(torch.zeros(3, 3))
+        self.fourth = nn.Linear(3, 3)
+        self.fourth.weight = self.third.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs) @ self.second.left @ self.second.right
+        return self.fourth(self.third(hidden))
+
+
+SHARED_OR_COMPUTED = {
+    "partly tied": (PartlyTied, (4,)),
+    "weight norm": (lambda: nn.utils.weight_norm(nn.Conv2d(2, 3, 3)), (2, 5, 5)),
+    "parametrized": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), (5,)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2), (4, 5, 5)),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, 2, groups=2), (4, 9, 8)),
+    "lstm": (lambda: nn.LSTM(4, 3, 2, bidirectional=True, proj_size=2), (5, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("name", SHARED_OR_COMPUTED)
+def test_formulas_hold_where_weights_are_shared_or_computed(name: str):
+    build_one, shape = SHARED_OR_COMPUTED[name]
+    assert_formulas_hold(build_one(), InputSpec(shape, 2))
 
 
 def test_memory_is_weights_gradients_state_and_what_backward_needs():

@@ -133,6 +133,8 @@ def test_a_model_that_fails_among_others_leaves_its_line_and_exit_4(rdfia):
         (("cnn", "--input", ""), 2, "--input '' is no shape"),
         (("cnn", "--input", f"3x{'9' * 20}x9"), 2, "is too large"),
         (("cnn", "--max-macs", "1e400"), 2, "is too large"),
+        (("cnn", "--batch", "9" * 20), 2, "'--batch': 99999999999999999999 is not in the range"),
+        (("cnn", "--classes", "9" * 20), 2, "'--classes': 99999999999999999999 is not in the"),
         (("cnn", "--convention", "fvcor"), 2, "did you mean 'fvcore'"),
         (("cnn", "--max-macs", "many"), 2, "is no amount"),
         (("torchvision/vgg99*",), 2, "no model is called"),
@@ -150,6 +152,20 @@ def test_the_tree_folds_what_lies_deeper(rdfia):
     shown = rdfia("param-count", "torchvision/resnet18", "--depth", "1").out
     assert "layer1" in shown
     assert "conv2" not in shown
+
+
+def test_an_attention_s_explanation_tells_what_it_multiplies(rdfia):
+    shown = rdfia("param-count", "vit", "--explain").out
+    assert "4*17*8*17 (queries by keys) + 4*17*17*8 (scores by values) = 18,496" in shown
+
+
+def test_many_models_say_now_and_then_how_far_they_are(rdfia, monkeypatch):
+    models = ("param-count", "mlp", "lenet", "cnn", "--json", "--depth", "0")
+    assert rdfia(*models).err == ""
+    monkeypatch.setattr("rdfia_cli.commands.progress.SECONDS_BETWEEN_LINES", 0)
+    outcome = rdfia(*models)
+    assert "counting lenet (1 of 3 done)\ncounting cnn (2 of 3 done)" in outcome.err
+    assert len(outcome.out.splitlines()) == 3
 
 
 def test_the_explanation_fills_in_the_numbers(rdfia):
@@ -214,7 +230,20 @@ def test_depth_0_is_one_row_with_the_model_s_output_and_all_that_it_costs(rdfia)
     content = rdfia("param-count", "cnn", "--depth", "0", "--json").json
     (layer,) = content["layers"]
     assert (layer["output"], layer["parameters"], layer["macs"]) == ([1, 10], 1_191_170, 23_152_400)
-    assert "23,152,400" in rdfia("param-count", "cnn", "--depth", "0").out.splitlines()[2]
+    row = rdfia("param-count", "cnn", "--depth", "0").out.splitlines()[2]
+    assert row.startswith("(model)  Sequential ")
+    assert "23,152,400" in row
+
+
+def test_a_batch_takes_more_memory_and_a_limit_on_macs_is_of_one_example(rdfia):
+    arguments = ("param-count", "cnn", "--batch", "4", "--max-macs", "23152400")
+    outcome = rdfia(*arguments, "--json")
+    assert outcome.code == 0
+    assert outcome.json["macs"] == 23_152_400
+    assert (
+        outcome.json["activations"] == 4 * rdfia("param-count", "cnn", "--json").json["activations"]
+    )
+    assert "23,152,400 (23.15 M) an example" in rdfia(*arguments).out
 
 
 def test_a_pattern_means_models_and_no_family(rdfia):
