@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from rdfia_cli.sweep.messages import (
     encode_told,
 )
 from rdfia_cli.sweep.process import JobDied
+
+SECONDS_TO_ANSWER = 5.0
 
 
 class Remote:
@@ -210,6 +213,7 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
         raise ComponentError(
             "the backend 'ray' needs Ray", "install it: pip install 'rdfia-cli[ray]'"
         ) from None
+    _refuse_unreachable(address)
     environment = {k: v for k, v in os.environ.items() if k.startswith("RDFIA_")}
     try:
         ray.init(
@@ -232,3 +236,20 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
         ray.shutdown()
         raise UsageError(f"the cluster has {cpus} CPUs for {workers} workers", "lower --workers")
     return Actors(workers or max(1, cpus), memory, timeout)
+
+
+def _refuse_unreachable(address: str | None) -> None:
+    """Knock at a cluster's port, since Ray itself waits for minutes where nobody answers.
+
+    Raises:
+        RdfiaError: nobody answers.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise RdfiaError(
+            f"no Ray cluster at '{address}': {error}", "start one with `ray start --head`"
+        ) from None
