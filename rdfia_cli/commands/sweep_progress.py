@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 REFRESHES_PER_SECOND = 8
 MOST_ROWS = 12
+BAR_WIDTH = 24
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Standing:
         failed: how many of them failed.
         running: the newest epoch of each trial under way; None before its first.
         best: the best trial so far, and its accuracy on validation.
-        epochs: how many epochs were done in this call, and by when it began.
+        began: when this call did.
+        ended_before: how many trials had ended before it.
     """
 
     wanted: int
@@ -79,12 +81,17 @@ class Standing:
             self.running.pop(event.number, None)
 
     @property
+    def progress(self) -> float:
+        """How many trials are done, those under way by the share of their epochs."""
+        parts = [e.epoch / e.epochs for e in self.running.values() if e is not None]
+        return self.ended + sum(parts)
+
+    @property
     def seconds_left(self) -> float | None:
         """By the pace of this call; None before there is one."""
-        parts = [e.epoch / e.epochs for e in self.running.values() if e is not None]
-        done = self.ended - (self.ended_before or 0) + sum(parts)
-        left = self.wanted - self.ended - sum(parts)
-        return None if done <= 0 else (time.monotonic() - self.began) / done * max(left, 0)
+        done = self.progress - (self.ended_before or 0)
+        left = max(self.wanted - self.progress, 0)
+        return None if done <= 0 else (time.monotonic() - self.began) / done * left
 
     def settings(self, number: int) -> str:
         """The settings of a trial that vary, as text."""
@@ -207,7 +214,8 @@ def _render(standing: Standing, title: str) -> Any:
     if standing.best is not None:
         number, accuracy = standing.best
         parts.append(f"best {accuracy:.4f} (trial {number}: {standing.settings(number)})")
-    parts.append("time left unknown" if left is None else f"{_duration(left)} left")
+    if left is not None:
+        parts.append(f"{_duration(left)} left")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "settings", "epoch", "validation"):
         table.add_column(name, justify="left" if name == "settings" else "right", no_wrap=True)
@@ -217,10 +225,12 @@ def _render(standing: Standing, title: str) -> Any:
         table.add_row(str(number), Text(standing.settings(number)), done, score)
     more = len(standing.running) - MOST_ROWS
     running = [table] if standing.running else [Text("starting the workers")]
+    head = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=standing.wanted, completed=standing.progress, width=BAR_WIDTH)
+    head.add_row(bar, Text("  ".join(parts)))
     return Group(
         Text(title),
-        ProgressBar(total=standing.wanted, completed=standing.ended, width=40),
-        Text("  ".join(parts)),
+        head,
         *running,
         *([Text(f"and {count(more, 'trial')} more")] if more > 0 else []),
     )

@@ -1,0 +1,95 @@
+"""What a sweep says while it runs."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _render
+from rdfia_cli.config import resolve
+from rdfia_cli.sources import Sources
+from rdfia_cli.sweep.campaign import Planned, Retried
+from rdfia_cli.sweep.trial import (
+    Chosen,
+    Trial,
+    TrialEpoch,
+    TrialFailed,
+    TrialFinished,
+    TrialPruned,
+    TrialStarted,
+)
+
+
+def planned(count: int) -> dict[int, Trial]:
+    flags = {"model": "mlp", "data": "circles"}
+    return {
+        n: Trial(n, resolve(Sources(flags, varied={"optimizer.lr": f"0.{n + 1}"})).config)
+        for n in range(count)
+    }
+
+
+def finished(number: int, accuracy: float) -> TrialFinished:
+    return TrialFinished(number, {"validation": {"accuracy": accuracy, "loss": 1.0}})
+
+
+@pytest.fixture
+def standing() -> Standing:
+    found = Standing(4, ["optimizer.lr"])
+    found.note(Planned(planned(4), ended=1))
+    return found
+
+
+def test_it_counts_what_ended_and_knows_the_best(standing: Standing):
+    for event in (
+        TrialStarted(1, 10),
+        TrialStarted(2, 10),
+        TrialStarted(3, 10),
+        TrialEpoch(3, 5, 10, 0.5, 0.7),
+        finished(1, 0.8),
+        TrialFailed(2, "diverged", "the loss became nan"),
+    ):
+        standing.note(event)
+    assert (standing.ended, standing.failed, standing.best) == (3, 1, (1, 0.8))
+    assert list(standing.running) == [3]
+    assert standing.progress == pytest.approx(3.5)
+    assert standing.seconds_left is not None
+
+
+def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standing):
+    assert standing.seconds_left is None
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (finished(1, 0.8), "trial 1  optimizer.lr=0.2  validation accuracy 0.8000  2/4"),
+        (TrialPruned(2, 3), "trial 2  optimizer.lr=0.3  pruned after epoch 3"),
+        (TrialFailed(2, "crash", "killed"), "warning: trial 2 failed: killed"),
+        (Retried(2, "killed"), "warning: trial 2 is tried again: killed"),
+        (Chosen("stacked", "5 times the speed"), "engine stacked: 5 times the speed"),
+        (TrialStarted(2, 10), None),
+    ],
+)
+def test_a_line_for_each_event_that_matters(standing: Standing, event, expected):
+    standing.note(event)
+    assert _line(standing, event) == expected
+
+
+def test_the_live_table_fits_its_terminal_and_tells_the_numbers(standing: Standing):
+    standing.note(TrialEpoch(3, 5, 10, 0.5, 0.7))
+    standing.note(finished(1, 0.8))
+    screen = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    screen.print(_render(standing, "sweeps/x"))
+    shown = screen.export_text().splitlines()
+    assert shown[0] == "sweeps/x"
+    assert "2/4 trials" in shown[1]
+    assert "best 0.8000 (trial 1: optimizer.lr=0.2)" in shown[1]
+    assert any("5/10" in line and "0.7000" in line for line in shown)
+    screen.file.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(4.4, "4 s"), (65, "1 min 5 s"), (7300, "2 h 1 min")]
+)
+def test_a_duration_has_two_units_at_most(seconds: float, said: str):
+    assert _duration(seconds) == said
