@@ -1,8 +1,8 @@
 """64 learning rates of a perceptron on circles: `rdfia sweep` against Optuna around a plain loop.
 
-Both start from nothing, a process each: imports, 64 trials of 100 epochs in batches of 20, and all that
-they keep (Optuna an SQLite file, rdfia a ledger, 64 run folders, a table and pictures). Trial by trial
-the accuracy of the sweep is held against that of `rdfia train`.
+Both start from nothing, a process each: imports, 64 trials of 100 epochs in batches of 20, and
+all that they keep (Optuna an SQLite file, rdfia a ledger, 64 run folders, a table and pictures).
+Trial by trial the accuracy of the sweep is held against that of `rdfia train`.
 
     python benchmarks/sweep.py [--rounds 3] [--trials 64]
 """
