@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,8 @@ def run(flags: Mapping[str, Any]) -> None:
         page, notes = _sweep(folders[0], flags["title"]), []
     else:
         page, notes = _runs(folders, flags)
-    size = write_page(page, path)
+    with _writing(path, folders, kind):
+        size = write_page(page, path)
     for note in notes:
         console.warn(note)
     content = {
@@ -53,6 +55,17 @@ def run(flags: Mapping[str, Any]) -> None:
         console.print_json(content)
     else:
         console.print_result(str(path))
+
+
+def _writing(
+    path: Path, folders: Sequence[Path], kind: str
+) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to write where the page goes, if that is the folder of the run."""
+    from rdfia_cli.run import claim
+
+    if kind == "run" and path.parent.resolve() == folders[0].resolve():
+        return claim(folders[0])
+    return contextlib.nullcontext()
 
 
 def _kind(folders: Sequence[Path]) -> str:

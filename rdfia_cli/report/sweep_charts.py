@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 16
 """Values of a setting up to which two of them make a table."""
+MOST_MARKS = 6
+"""Values of a setting up to which each is written at its axis."""
 MEASURES: Sequence[tuple[str, str, Form]] = (
     ("Accuracy", "accuracy", "percent"),
     ("Loss", "loss", "number"),
@@ -40,7 +44,7 @@ def _scatter(sweep: Sweep, key: str, y: Axis) -> Chart:
         lambda trial: _place(axis, trial, key),
         lambda trial: trial["validation_accuracy"],
     )
-    return Chart(key, axis, y, series)
+    return Chart(key, replace(axis, label=""), y, series, about=f"{y.label} by {key}")
 
 
 def _dots(sweep: Sweep, x: Callable[[Trial], float], y: Callable[[Trial], float]) -> list[Series]:
@@ -86,10 +90,18 @@ def axis_of(sweep: Sweep, key: str) -> Axis:
     whole = all(isinstance(v, int) for v in values)
     positive = min(numbers) > 0
     listed = "values" in told or not told
-    wide = positive and max(numbers) / min(numbers) >= LOG_FROM
-    if positive and (told.get("log") or (listed and wide)):
-        return Axis(key, scale="log")
-    return Axis(key, form="integer" if whole else "number")
+    marks = sorted({*numbers}) if listed and len({*numbers}) <= MOST_MARKS else ()
+    if positive and (told.get("log") or (listed and _by_ratio(numbers))):
+        return Axis(key, scale="log", marks=marks)
+    return Axis(key, form="integer" if whole else "number", marks=marks)
+
+
+def _by_ratio(numbers: Sequence[float]) -> bool:
+    """Whether listed numbers are laid out by their ratio: they are far apart, or evenly so."""
+    listed = sorted({*numbers})
+    ratios = [right / left for left, right in itertools.pairwise(listed)]
+    even = len(ratios) > 1 and max(ratios) / min(ratios) < 1.001
+    return listed[-1] / listed[0] >= LOG_FROM or even
 
 
 def _place(axis: Axis, trial: Trial, key: str) -> float:
@@ -162,7 +174,7 @@ def parallel(sweep: Sweep) -> Section:
                 _level(Axis(""), span, trial["validation_accuracy"]),
             ],
             colour=1 if strong else None,
-            texts=[_about(trial)] * (len(axes) + 1),
+            texts=[_about(trial)],
             shares=() if strong else [sweep.share(trial)],
             strong=strong,
         )
@@ -222,7 +234,7 @@ def learning_curves(sweep: Sweep) -> list[Section]:
                 [line["validation"][measure] for line in lines[trial["number"]]],
                 colour=1 if strong else None,
                 dash=0 if trial["number"] in ranked else 2,
-                texts=[_about(trial)] * len(lines[trial["number"]]),
+                texts=[_about(trial)],
                 shares=() if strong else [sweep.share(trial) if trial["number"] in ranked else 0.0],
                 strong=strong,
             )

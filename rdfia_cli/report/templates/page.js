@@ -107,7 +107,7 @@
       const { x, y } = this.read;
       const where = first.s.texts.length && first.s.mark === "dots" ? null
         : x.names.length ? x.names[first.s.x[first.i]] : x.label + " " + write(first.s.x[first.i], x.form);
-      const lines = found.slice(0, 12).map(({ s, i }) => [s.name, s.texts.length ? s.texts[i] : write(s.y[i], y.form), s.colour]);
+      const lines = found.slice(0, 12).map(({ s, i }) => [s.name, s.texts.length ? s.texts[s.texts.length > 1 ? i : 0] : write(s.y[i], y.form), s.colour]);
       const more = found.length - lines.length;
       reading.replaceChildren();
       if (where) reading.append(element("b", where));
