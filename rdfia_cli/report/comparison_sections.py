@@ -149,7 +149,7 @@ def over_seeds(records: Sequence[RunRecord]) -> Section | None:
         if record.kept is not None:
             identity = record.config.model_copy(update={"seed": 0}).digest
             groups.setdefault(identity, []).append(record)
-    if all(len(group) == 1 for group in groups.values()):
+    if all(len({record.config.seed for record in group}) == 1 for group in groups.values()):
         return None
     differ = [key for key in differing(records) if key != "seed"]
     rows: list[list[Cell | str]] = []
