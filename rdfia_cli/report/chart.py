@@ -54,7 +54,8 @@ class Series:
         colour: from 0, of the style sheet; None for one by `shares`, or a neutral one.
         dash: from 0: solid, dashed, dotted.
         switches: the names in the legend that must all be on for it to be seen.
-        texts: what a reader is told instead of its value, at each place or, of one text, at all.
+        texts: what a reader is told instead of its value, at each place or, of one text, at
+            all; of several lines the first is a heading.
         shares: of each place, of a line its first: from the worst to the best, in [0, 1].
         width: of a bar, in units of x.
         strong: whether it stands out.
@@ -156,7 +157,12 @@ def lay_out(chart: Chart) -> Mapping[str, Any]:
         "drawn": [_draw(series, chart, x, y) for series in chart.series],
         "read": {
             "single": chart.single,
-            "x": {"form": chart.x.form, "label": chart.x.label, "names": list(chart.x.names)},
+            "x": {
+                "form": chart.x.form,
+                "label": chart.x.label,
+                "names": list(chart.x.names),
+                "ends": [x.low, x.high] if chart.x.scale == "linear" else None,
+            },
             "y": {"form": chart.y.form},
             "series": [_read(series, chart, x, y) for series in chart.series if not series.quiet],
         },

@@ -33,7 +33,7 @@ def against_accuracy(sweep: Sweep) -> Section:
     """Each setting against the accuracy on validation."""
     y = Axis("validation accuracy", form="percent")
     groups = [Group([_scatter(sweep, key, y) for key in sweep.varied])]
-    lead = "A dot a finished trial, the darker the better; the best one is marked."
+    lead = "A dot a finished trial, the stronger its colour the better; the best one is marked."
     return Section("settings", "Each setting", page.join(*map(page.charts, groups)), lead)
 
 
@@ -68,8 +68,9 @@ def _dots(sweep: Sweep, x: Callable[[Trial], float], y: Callable[[Trial], float]
 
 
 def _about(trial: Trial) -> str:
-    settings = ", ".join(f"{k} {short(v)}" for k, v in trial["parameters"].items())
-    return f"{trial['number']}: {percent(trial['validation_accuracy'])}, {settings}"
+    settings = [f"{key} {short(value)}" for key, value in trial["parameters"].items()]
+    heading = f"trial {trial['number']}: {percent(trial['validation_accuracy'])}"
+    return "\n".join([heading, *settings])
 
 
 def short(value: Any) -> str:
@@ -117,15 +118,20 @@ def two_settings(sweep: Sweep) -> Section:
     ranked = sweep.ranked
     columns, rows = (_values(ranked, key) for key in (across, down))
     others = "; the best over the other settings" if len(sweep.varied) > 2 else ""
-    if max(len(columns), len(rows)) <= MOST_CELLS:
+    if _is_grid(len(columns), len(rows), len(ranked)):
         body = _heat(ranked, down, across, rows, columns)
-        lead = f"The accuracy on validation in percent, the darker the better{others}."
+        lead = f"The accuracy on validation in percent{others}."
     else:
         x, y = axis_of(sweep, across), axis_of(sweep, down)
         dots = _dots(sweep, lambda t: _place(x, t, across), lambda t: _place(y, t, down))
         body = page.charts(Group([Chart(f"{down} and {across}", x, y, dots)]))
-        lead = "A dot a finished trial, the darker the better; the best one is marked."
+        lead = "A dot a finished trial, the stronger its colour the better; the best one is marked."
     return Section("two", "Two settings", body, lead)
+
+
+def _is_grid(columns: int, rows: int, trials: int) -> bool:
+    """Whether trials share values of two settings, so that a table has few gaps."""
+    return max(columns, rows) <= MOST_CELLS and (columns * rows <= 2 * trials)
 
 
 def _values(trials: Sequence[Trial], key: str) -> list[str]:
@@ -244,7 +250,7 @@ def learning_curves(sweep: Sweep) -> list[Section]:
         y = Axis("on validation", form=form, high=_ceiling(series) if measure == "loss" else None)
         charts.append(Chart(title, Axis("epoch", form="integer"), y, series, single=True))
     dotted = "; dotted were pruned" if stopped else ""
-    lead = f"A line a trial, the darker the better; the best one is marked{dotted}."
+    lead = f"A line a trial, the stronger its colour the better; the best one is marked{dotted}."
     return [Section("curves", "Curves of all trials", page.charts(Group(charts)), lead)]
 
 
