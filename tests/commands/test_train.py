@@ -28,6 +28,7 @@ FIELDS = {
 }
 FILES = {
     *("config.toml", "environment.json", "metrics.jsonl", "curves.svg", "curves.png"),
+    "report.html",
     *("result.json", "checkpoints"),
 }
 CIRCLES = ("mlp", "--data", "circles", "--epochs", "2")
