@@ -33,11 +33,8 @@ ROWS = {
     "cnn-cifar10-adam": ("cifar10", "adam", 0.001, 128, 20, "train", CROP, "constant"),
     "cnn-cifar10-dropout": ("cifar10", "sgd", 0.1, 128, 20, "train", CROP, "exponential"),
     "cnn-cifar10-batchnorm": ("cifar10", "sgd", 0.1, 128, 20, "train", CROP, "exponential"),
-    "lenet-mnist": ("mnist", "sgd", 0.1, 128, 10, "train", [], "constant"),
     "vit-mnist": ("mnist", "adam", 0.001, 128, 10, "auto", [], "cosine"),
 }
-BIG = frozenset({"lenet-mnist"})
-"""What needs larger images than the digits."""
 
 
 def recipe(name: str) -> RunConfig:
@@ -62,7 +59,7 @@ def test_dropout_and_batch_normalisation_come_one_by_one():
     assert [m["batch_norm"] for m in models] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", sorted({*ROWS} - BIG))
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_recipe_runs_on_the_embedded_digits(rdfia: Callable, name: str):
     words = ["--recipe", name, "--data", "digits", "--dry-run", "--json"]
     crops = [c.name for c in recipe(name).augment]
