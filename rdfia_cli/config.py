@@ -258,8 +258,11 @@ def _relocate(tree: Table, locate: Callable[[str], str]) -> Table:
             return table
         return {**table, "name": replace(name, value=locate(name.value))}
 
-    moved = {key: renamed(tree[key]) for key in COMPONENT_GROUPS if key != "augment"}
-    return {**tree, **moved, "augment": [renamed(table) for table in tree["augment"]]}
+    moved = {
+        key: [renamed(table) for table in tree[key]] if key in LISTS else renamed(tree[key])
+        for key in COMPONENT_GROUPS
+    }
+    return {**tree, **moved}
 
 
 def _check(tree: Table) -> Resolved:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ import pytest
 
 from rdfia_cli import console
 from rdfia_cli.app import app
+from rdfia_cli.config import resolve
+from rdfia_cli.sources import Sources
 
 # Test files run side by side: more threads than one each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -85,3 +89,117 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def make_run(folder: Path, *, epochs: int = 5, best: float = 0.9, **settings: str) -> Path:
+    """A finished run of made-up measures: its accuracy rises to `best`."""
+    chosen = {"model": "mlp", "epochs": str(epochs), "out": str(folder), **settings}
+    config = resolve(Sources(chosen)).config
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    lines: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        level = best * (1 - math.exp(-2 * epoch / epochs)) / (1 - math.exp(-2))
+        lines.append(
+            {
+                "epoch": epoch,
+                "learning_rate": 0.1 / epoch,
+                "train": {"loss": 2 * (1 - level), "accuracy": min(1.0, level + 0.03)},
+                "validation": {"loss": 2.1 * (1 - level), "accuracy": level},
+                "test": {"loss": 2.2 * (1 - level), "accuracy": level - 0.01},
+            }
+        )
+    write_lines(folder / "metrics.jsonl", lines)
+    write_lines(
+        folder / "timings.jsonl",
+        [{"epoch": line["epoch"], "seconds": 1.5, "images_per_second": 1e4} for line in lines],
+    )
+    (folder / "environment.json").write_text(
+        json.dumps(
+            {
+                "schema": "rdfia.environment/1",
+                "python": "3.11.7",
+                "versions": {"rdfia-cli": "0.1.0", "torch": "2.15.0"},
+                "device": "cpu",
+                "device_name": "a processor",
+                "command": ["train", "--seed", "3"],
+            }
+        )
+    )
+    (folder / "result.json").write_text(
+        json.dumps(
+            {
+                "schema": "rdfia.result/1",
+                "parameters": 7510,
+                "kept_epoch": epochs,
+                "test": {**lines[-1]["test"], "top5": 1.0},
+            }
+        )
+    )
+    return folder
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def make_sweep(folder: Path, *, trials: int = 12, epochs: int = 5) -> Path:
+    """The folder of a sweep over a rate, a width and a model, whose optimum is known."""
+    draw = random.Random(0)
+    found: list[dict[str, Any]] = []
+    for number in range(trials):
+        rate = round(10 ** draw.uniform(-4, 0), 6)
+        hidden = draw.choice([16, 32, 64, 128])
+        model = draw.choice(["mlp", "mlp:backprop=manual"])
+        accuracy = 0.95 - 0.1 * abs(math.log10(rate) + 1.5) - 0.02 * (hidden < 64)
+        run = folder / "trials" / f"{number:04d}"
+        state = "failed" if number == 3 else "pruned" if number == 5 else "finished"
+        if state != "failed":
+            spec = f"{model}{',' if ':' in model else ':'}hidden={hidden}"
+            make_run(run, epochs=epochs, best=accuracy, model=spec, lr=str(rate))
+        found.append(
+            {
+                "number": number,
+                "parameters": {"optimizer.lr": rate, "model.hidden": hidden, "model": model},
+                "state": state,
+                "validation_accuracy": None if state == "failed" else accuracy,
+                "validation_loss": None if state == "failed" else 2.1 * (1 - accuracy),
+                "test_accuracy": None if state != "finished" else accuracy - 0.01,
+                "seconds": 7.5,
+                "run": str(run),
+                "error": "diverged" if state == "failed" else None,
+                "message": "the loss became nan in epoch 1" if state == "failed" else None,
+            }
+        )
+    finished = [trial for trial in found if trial["state"] == "finished"]
+    content = {
+        "schema": "rdfia.sweep/1",
+        "command": "sweep",
+        "sweep": str(folder),
+        "space": [
+            {"key": "optimizer.lr", "low": 1e-4, "high": 1.0, "step": None, "log": True},
+            {"key": "model.hidden", "values": ["16", "32", "64", "128"]},
+            {"key": "model", "values": ["mlp", "mlp:backprop=manual"]},
+        ],
+        "sampler": "tpe",
+        "pruner": "median",
+        "trials": found,
+        "best": max(finished, key=lambda trial: trial["validation_accuracy"]),
+        "importances": {"optimizer.lr": 0.8, "model.hidden": 0.15, "model": 0.05},
+        "backend": "process",
+        "seconds": 61.2,
+    }
+    (folder / "sweep.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def example_run(tmp_path: Path) -> Callable[..., Path]:
+    """`make_run` under a name in the empty folder."""
+    return lambda name="run", **settings: make_run(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def example_sweep(tmp_path: Path) -> Callable[..., Path]:
+    """`make_sweep` under a name in the empty folder."""
+    return lambda name="sweep", **settings: make_sweep(tmp_path / name, **settings)

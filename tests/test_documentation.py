@@ -20,6 +20,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip().startswith("rdfia ")
 ]
+AFTER_TRAINING = ("rdfia eval", "rdfia report")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_the_readme_shows_the_two_commands_first():
     assert shown == ["uv run rdfia train", "uv run pytest"]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("rdfia eval")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(AFTER_TRAINING)])
 def test_a_command_of_the_readme_is_accepted(rdfia, command):
     arguments = shlex.split(command, comments=True)[1:]
     dry = ["--dry-run"] if arguments[0] == "train" and "--dry-run" not in arguments else []
@@ -55,12 +56,13 @@ def test_the_evaluations_of_the_readme_work_on_a_run(rdfia, tmp_path):
         if command.startswith("rdfia train") and "--out" in command:
             arguments = shlex.split(command, comments=True)[1:]
             assert rdfia(*arguments, "--epochs", "1", "-q").code == 0
-    shown = [c for c in COMMANDS if c.startswith("rdfia eval")]
-    assert len(shown) >= 4
+    shown = [c for c in COMMANDS if c.startswith(AFTER_TRAINING)]
+    assert len(shown) >= 6
     for command in shown:
         outcome = rdfia(*shlex.split(command, comments=True)[1:])
         assert outcome.code == 0, outcome.err
     assert (tmp_path / "confusion.png").exists()
+    assert (tmp_path / "both.html").exists()
 
 
 def test_what_the_readme_prepares_is_then_listed(rdfia):

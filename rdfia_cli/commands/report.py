@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +33,9 @@ def run(flags: Mapping[str, Any]) -> None:
     folders = [Path(text) for text in flags["runs"]]
     kind = _kind(folders)
     path = _page_path(flags["out"], folders)
-    if kind == "sweep":
-        page, notes = _sweep(folders[0], flags["title"]), []
-    else:
-        page, notes = _runs(folders, flags)
-    size = write_page(page, path)
+    with _writing(path, folders, kind):
+        page, notes = _compose(kind, folders, flags)
+        size = write_page(page, path)
     for note in notes:
         console.warn(note)
     content = {
@@ -53,6 +52,19 @@ def run(flags: Mapping[str, Any]) -> None:
         console.print_json(content)
     else:
         console.print_result(str(path))
+
+
+def _writing(
+    path: Path, folders: Sequence[Path], kind: str
+) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to write where the page goes, if that is the folder of the run."""
+    from rdfia_cli.run import CONFIG, claim
+
+    folder = folders[0]
+    is_inside = path.parent.resolve() == folder.resolve()
+    if kind == "run" and is_inside and (folder / CONFIG).is_file():
+        return claim(folder)
+    return contextlib.nullcontext()
 
 
 def _kind(folders: Sequence[Path]) -> str:
@@ -91,15 +103,19 @@ def _page_path(text: str | None, folders: Sequence[Path]) -> Path:
     return path
 
 
-def _sweep(folder: Path, title: str | None) -> Page:
+def _compose(
+    kind: str, folders: Sequence[Path], flags: Mapping[str, Any]
+) -> tuple[Page, list[str]]:
+    """The page, and what is missing in it."""
+    if kind != "sweep":
+        return _compose_runs(folders, flags)
     from rdfia_cli.report.sweep_record import read_sweep
     from rdfia_cli.report.sweep_sections import sweep_page
 
-    return sweep_page(read_sweep(folder), title)
+    return sweep_page(read_sweep(folders[0]), flags["title"]), []
 
 
-def _runs(folders: Sequence[Path], flags: Mapping[str, Any]) -> tuple[Page, list[str]]:
-    """The page of one or of several runs, and what is missing in it."""
+def _compose_runs(folders: Sequence[Path], flags: Mapping[str, Any]) -> tuple[Page, list[str]]:
     from rdfia_cli.config import resolve_device
     from rdfia_cli.report.run_record import read_run
 

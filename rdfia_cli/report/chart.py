@@ -31,6 +31,7 @@ class Axis:
         form: how its values are written.
         low, high: the ends; None for those of the values.
         names: the names of the categories.
+        marks: the values that are written; none for round ones.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Axis:
     low: float | None = None
     high: float | None = None
     names: Sequence[str] = ()
+    marks: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Series:
         colour: from 0, of the style sheet; None for one by `shares`, or a neutral one.
         dash: from 0: solid, dashed, dotted.
         switches: the names in the legend that must all be on for it to be seen.
-        texts: what a reader is told at each place instead of its value.
+        texts: what a reader is told instead of its value, at each place or, of one text, at
+            all; of several lines the first is a heading.
         shares: of each place, of a line its first: from the worst to the best, in [0, 1].
         width: of a bar, in units of x.
         strong: whether it stands out.
@@ -150,10 +153,16 @@ def lay_out(chart: Chart) -> Mapping[str, Any]:
         "chart": chart,
         "x": x.texts,
         "y": y.texts,
+        "widest": max((text for _, text in y.texts), key=len, default=""),
         "drawn": [_draw(series, chart, x, y) for series in chart.series],
         "read": {
             "single": chart.single,
-            "x": {"form": chart.x.form, "label": chart.x.label, "names": list(chart.x.names)},
+            "x": {
+                "form": chart.x.form,
+                "label": chart.x.label,
+                "names": list(chart.x.names),
+                "ends": [x.low, x.high] if chart.x.scale == "linear" else None,
+            },
             "y": {"form": chart.y.form},
             "series": [_read(series, chart, x, y) for series in chart.series if not series.quiet],
         },
@@ -176,7 +185,8 @@ def _ticks(axis: Axis, values: Sequence[float]) -> Ticks:
         return Ticks(0.0, 1.0, ())
     finite = [v for v in values if math.isfinite(v) and (axis.scale == "linear" or v > 0)]
     low, high = _ends(axis, finite)
-    marks = log_marks(low, high) if axis.scale == "log" else marks_between(low, high, axis.form)
+    usual = log_marks(low, high) if axis.scale == "log" else marks_between(low, high, axis.form)
+    marks = [mark for mark in axis.marks if low <= mark <= high] or usual
     texts = [(_place(axis, low, high, mark) / SIZE * 100, write(mark, axis.form)) for mark in marks]
     return Ticks(low, high, texts)
 
@@ -316,5 +326,11 @@ def _read(series: Series, chart: Chart, x: Ticks, y: Ticks) -> Mapping[str, Any]
         "places": [place for _, place in places],
         "x": [series.x[index] for index, _ in places],
         "y": [series.y[index] for index, _ in places],
-        "texts": [series.texts[index] for index, _ in places] if series.texts else [],
+        "texts": _texts(series, [index for index, _ in places]),
     }
+
+
+def _texts(series: Series, kept: Sequence[int]) -> list[str]:
+    if len(series.texts) <= 1:
+        return [*series.texts]
+    return [series.texts[index] for index in kept]

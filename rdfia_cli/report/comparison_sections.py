@@ -19,9 +19,13 @@ from rdfia_cli.report.run_sections import (
 )
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from rdfia_cli.report.run_record import RunRecord
 
 DASHES: Mapping[str, int] = {"test": 0, "train": 1, "validation": 2}
+MOST_COLUMNS = 4
+"""Settings that differ up to which each is a column of the results."""
 MOST_WITH_TRAIN = 4
 """Runs up to which the train curves are shown at first."""
 ENVIRONMENT = ("versions", "python", "plugins", "git", "device_name", "threads", "precision")
@@ -78,18 +82,17 @@ def differing(records: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def results(records: Sequence[RunRecord]) -> Section:
-    """A row a run: the settings that differ, and what was measured."""
+    """A row a run: the settings that differ, where they are few, and what was measured."""
     differ = differing(records)
-    measured = ("test", "test loss", "train", "gap", "parameters", "time")
-    heading = ["run", *differ, *measured]
-    accuracies = [r.kept["test"]["accuracy"] if r.kept else None for r in records]
-    best = max((a for a in accuracies if a is not None), default=None)
+    shown = differ if len(differ) <= MOST_COLUMNS else {}
+    heading = ["run", *shown, "test", "test loss", "train", "gap", "parameters", "time"]
+    accuracies = [r.kept["test"]["accuracy"] for r in records if r.kept]
+    best = max(accuracies, default=None)
     rows: list[list[Cell | str]] = []
     for index, (name, record) in enumerate(zip(names_of(records), records, strict=True)):
-        given = [_setting(texts[index]) for texts in differ.values()]
-        row = [Cell(name, colour=index % COLOURS), *given, *_measures(record, best)]
-        rows.append([*row])
-    first = 1 + len(differ)
+        given = [_setting(texts[index]) for texts in shown.values()]
+        rows.append([Cell(name, colour=index % COLOURS), *given, *_measures(record, best)])
+    first = 1 + len(shown)
     content = Table(
         heading,
         rows,
@@ -97,13 +100,22 @@ def results(records: Sequence[RunRecord]) -> Section:
         code=frozenset(range(1, first)),
         sortable=True,
     )
-    lead = (
-        "A column for each setting that is not alike in all runs; accuracies are those of the "
-        "weights kept, the gap is train minus test in points."
-    )
+    bodies = [page.table(content, title="Results")]
+    if not shown:
+        bodies.append(_differences(records, differ))
+    lead = "Accuracies are those of the weights kept; the gap is train minus test in points."
+    return Section("results", "Results", page.join(*bodies), lead)
+
+
+def _differences(records: Sequence[RunRecord], differ: Mapping[str, Sequence[str]]) -> Markup:
+    """A row for each of many settings that differ, a column a run."""
     if not differ:
-        lead = "All settings are alike."
-    return Section("results", "Results", page.table(content, title="Results"), lead)
+        return page.prose("All settings are alike.")
+    rows = [[key, *texts] for key, texts in differ.items()]
+    heading = ["setting", *names_of(records)]
+    content = Table(heading, rows, code=frozenset(range(len(heading))))
+    title = "Settings that differ"
+    return page.join(page.heading(title), page.table(content, title=title))
 
 
 def _setting(text: str) -> Cell:
@@ -137,7 +149,7 @@ def over_seeds(records: Sequence[RunRecord]) -> Section | None:
         if record.kept is not None:
             identity = record.config.model_copy(update={"seed": 0}).digest
             groups.setdefault(identity, []).append(record)
-    if all(len(group) == 1 for group in groups.values()):
+    if all(len({record.config.seed for record in group}) == 1 for group in groups.values()):
         return None
     differ = [key for key in differing(records) if key != "seed"]
     rows: list[list[Cell | str]] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 16
 """Values of a setting up to which two of them make a table."""
+MOST_MARKS = 6
+"""Values of a setting up to which each is written at its axis."""
 MEASURES: Sequence[tuple[str, str, Form]] = (
     ("Accuracy", "accuracy", "percent"),
     ("Loss", "loss", "number"),
@@ -29,7 +33,7 @@ def against_accuracy(sweep: Sweep) -> Section:
     """Each setting against the accuracy on validation."""
     y = Axis("validation accuracy", form="percent")
     groups = [Group([_scatter(sweep, key, y) for key in sweep.varied])]
-    lead = "A dot a finished trial, the darker the better; the best one is marked."
+    lead = "A dot a finished trial, the stronger its colour the better; the best one is marked."
     return Section("settings", "Each setting", page.join(*map(page.charts, groups)), lead)
 
 
@@ -40,7 +44,7 @@ def _scatter(sweep: Sweep, key: str, y: Axis) -> Chart:
         lambda trial: _place(axis, trial, key),
         lambda trial: trial["validation_accuracy"],
     )
-    return Chart(key, axis, y, series)
+    return Chart(key, replace(axis, label=""), y, series, about=f"{y.label} by {key}")
 
 
 def _dots(sweep: Sweep, x: Callable[[Trial], float], y: Callable[[Trial], float]) -> list[Series]:
@@ -64,8 +68,9 @@ def _dots(sweep: Sweep, x: Callable[[Trial], float], y: Callable[[Trial], float]
 
 
 def _about(trial: Trial) -> str:
-    settings = ", ".join(f"{k} {short(v)}" for k, v in trial["parameters"].items())
-    return f"{trial['number']}: {percent(trial['validation_accuracy'])}, {settings}"
+    settings = [f"{key} {short(value)}" for key, value in trial["parameters"].items()]
+    heading = f"trial {trial['number']}: {percent(trial['validation_accuracy'])}"
+    return "\n".join([heading, *settings])
 
 
 def short(value: Any) -> str:
@@ -86,10 +91,18 @@ def axis_of(sweep: Sweep, key: str) -> Axis:
     whole = all(isinstance(v, int) for v in values)
     positive = min(numbers) > 0
     listed = "values" in told or not told
-    wide = positive and max(numbers) / min(numbers) >= LOG_FROM
-    if positive and (told.get("log") or (listed and wide)):
-        return Axis(key, scale="log")
-    return Axis(key, form="integer" if whole else "number")
+    marks = sorted({*numbers}) if listed and len({*numbers}) <= MOST_MARKS else ()
+    if positive and (told.get("log") or (listed and _by_ratio(numbers))):
+        return Axis(key, scale="log", marks=marks)
+    return Axis(key, form="integer" if whole else "number", marks=marks)
+
+
+def _by_ratio(numbers: Sequence[float]) -> bool:
+    """Whether listed numbers are laid out by their ratio: they are far apart, or evenly so."""
+    listed = sorted({*numbers})
+    ratios = [right / left for left, right in itertools.pairwise(listed)]
+    even = len(ratios) > 1 and max(ratios) / min(ratios) < 1.001
+    return listed[-1] / listed[0] >= LOG_FROM or even
 
 
 def _place(axis: Axis, trial: Trial, key: str) -> float:
@@ -105,15 +118,20 @@ def two_settings(sweep: Sweep) -> Section:
     ranked = sweep.ranked
     columns, rows = (_values(ranked, key) for key in (across, down))
     others = "; the best over the other settings" if len(sweep.varied) > 2 else ""
-    if max(len(columns), len(rows)) <= MOST_CELLS:
+    if _is_grid(len(columns), len(rows), len(ranked)):
         body = _heat(ranked, down, across, rows, columns)
-        lead = f"The accuracy on validation in percent, the darker the better{others}."
+        lead = f"The accuracy on validation in percent{others}."
     else:
         x, y = axis_of(sweep, across), axis_of(sweep, down)
         dots = _dots(sweep, lambda t: _place(x, t, across), lambda t: _place(y, t, down))
         body = page.charts(Group([Chart(f"{down} and {across}", x, y, dots)]))
-        lead = "A dot a finished trial, the darker the better; the best one is marked."
+        lead = "A dot a finished trial, the stronger its colour the better; the best one is marked."
     return Section("two", "Two settings", body, lead)
+
+
+def _is_grid(columns: int, rows: int, trials: int) -> bool:
+    """Whether trials share values of two settings, so that a table has few gaps."""
+    return max(columns, rows) <= MOST_CELLS and (columns * rows <= 2 * trials)
 
 
 def _values(trials: Sequence[Trial], key: str) -> list[str]:
@@ -162,7 +180,7 @@ def parallel(sweep: Sweep) -> Section:
                 _level(Axis(""), span, trial["validation_accuracy"]),
             ],
             colour=1 if strong else None,
-            texts=[_about(trial)] * (len(axes) + 1),
+            texts=[_about(trial)],
             shares=() if strong else [sweep.share(trial)],
             strong=strong,
         )
@@ -222,7 +240,7 @@ def learning_curves(sweep: Sweep) -> list[Section]:
                 [line["validation"][measure] for line in lines[trial["number"]]],
                 colour=1 if strong else None,
                 dash=0 if trial["number"] in ranked else 2,
-                texts=[_about(trial)] * len(lines[trial["number"]]),
+                texts=[_about(trial)],
                 shares=() if strong else [sweep.share(trial) if trial["number"] in ranked else 0.0],
                 strong=strong,
             )
@@ -232,7 +250,7 @@ def learning_curves(sweep: Sweep) -> list[Section]:
         y = Axis("on validation", form=form, high=_ceiling(series) if measure == "loss" else None)
         charts.append(Chart(title, Axis("epoch", form="integer"), y, series, single=True))
     dotted = "; dotted were pruned" if stopped else ""
-    lead = f"A line a trial, the darker the better; the best one is marked{dotted}."
+    lead = f"A line a trial, the stronger its colour the better; the best one is marked{dotted}."
     return [Section("curves", "Curves of all trials", page.charts(Group(charts)), lead)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
@@ -14,6 +15,7 @@ from rdfia_cli.report.page import Cell, Figure, Page, Section, Table
 from rdfia_cli.report.run_sections import duration, percent
 from rdfia_cli.report.sweep_charts import (
     against_accuracy,
+    axis_of,
     learning_curves,
     parallel,
     short,
@@ -120,15 +122,16 @@ def ranking(sweep: Sweep) -> Section:
                 _accuracy(trial["test_accuracy"]),
                 _seconds(trial.get("seconds")),
                 Cell(trial["state"]),
-                Cell(str(trial["run"])),
+                Cell("/".join(Path(trial["run"]).parts[-2:])),
             ]
         )
     heading = ["rank", "trial", *keys, "validation", "test", "seconds", "state", "run"]
     start = 2 + len(keys)
+    counted = {2 + i for i, key in enumerate(keys) if axis_of(sweep, key).scale != "category"}
     content = Table(
         heading,
         rows,
-        numbers=frozenset({0, 1, *range(2, start + 3)}),
+        numbers=frozenset({0, 1, *counted, *range(start, start + 3)}),
         code=frozenset({start + 4}),
         sortable=True,
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rdfia_cli import registry
-from rdfia_cli.config import ComponentConfig, RunConfig, resolve
+from rdfia_cli.config import PLACEMENT, ComponentConfig, RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError, nearest
 from rdfia_cli.invocation import options
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, merge, sweep_tables
@@ -50,8 +50,9 @@ class Question:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the trials, but not how many there are: plain JSON values."""
+        settings = {k: v for k, v in merge(self.sources).items() if k not in PLACEMENT}
         return {
-            "settings": _plain(merge(self.sources)),
+            "settings": _plain(settings),
             "over": [_plain_dimension(dimension) for dimension in self.search.space],
             "sampler": self.search.sampler,
             "pruner": self.search.pruner,
@@ -246,7 +247,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Given):
         return value.value
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key not in ("out", "if_exists")}
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

@@ -21,7 +21,7 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<step>.*))?")
 FORMS = "write KEY=a,b,c, KEY=low..high, KEY=low..high:step or KEY=log:low..high"
 ALIASES: Mapping[str, str] = {"lr": "optimizer.lr"}
-FIXED = frozenset({"out", "if_exists", "log_every"})
+FIXED = frozenset({"out", "if_exists", "log_every", "log"})
 """Settings that say where a run goes or what it tells, not what it computes."""
 
 Settings = Mapping[str, str]

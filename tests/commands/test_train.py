@@ -28,6 +28,7 @@ FIELDS = {
 }
 FILES = {
     *("config.toml", "environment.json", "metrics.jsonl", "curves.svg", "curves.png"),
+    "report.html",
     *("result.json", "checkpoints"),
 }
 CIRCLES = ("mlp", "--data", "circles", "--epochs", "2")
@@ -304,7 +305,7 @@ class Bad:
 BAD = {
     # the command line itself
     "unknown command": Bad("trian", 2, "'trian'. Did you mean 'train'?"),
-    "unknown flag": Bad("train --lrr 1", 2, "no such option: --lrr (Possible options: --lr"),
+    "unknown flag": Bad("train --lrr 1", 2, "no such option: --lrr (Possible options:"),
     "flag without its value": Bad("train --lr", 2, "'--lr' requires an argument"),
     "two models": Bad("train mlp cnn", 2, "unexpected extra argument(s) (cnn)"),
     "flag with an empty value": Bad("train --epochs=", 2, "epochs = '' (--epochs)"),

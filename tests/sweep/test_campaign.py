@@ -304,3 +304,10 @@ def test_the_folder_of_a_sweep_is_named_by_what_it_asks(tmp_path: Path):
     more = question("optimizer.lr=log:0.1..1", out=None, trials=5)
     fewer = question("optimizer.lr=log:0.1..1", out=None, trials=3)
     assert more.folder == fewer.folder
+
+
+def test_a_logger_is_no_part_of_what_a_sweep_is():
+    plain = question("lr=0.1,0.2")
+    told = Sources({**plain.sources.flags, "log": ["tensorboard"]})
+    logged = ask(told, {**NOTHING, "over": ["lr=0.1,0.2"], "out": "sweep"})
+    assert logged.identity == plain.identity

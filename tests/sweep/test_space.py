@@ -82,6 +82,7 @@ def test_bounds_that_are_integers_are_a_real_range_for_a_real_setting():
         ("model.dim=1..4:0.5", True, "takes integers"),
         ("out=a,b", None, "changes no result"),
         ("if_exists=new,skip", None, "changes no result"),
+        ("log=mlflow,tensorboard", None, "changes no result"),
         ('model="vit,cnn', None, "not closed"),
     ],
 )

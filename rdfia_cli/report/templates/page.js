@@ -102,21 +102,39 @@
       found.sort((a, b) => a.p[1] - b.p[1]);
       const first = found[0];
       const at = first.p[0];
-      for (const chart of this.group.charts) chart.mark(at, chart === this ? found : []);
+      for (const chart of this.group.charts) {
+        if (chart === this) chart.mark(at, found);
+        else chart.follow(this.read.x, at);
+      }
       if (this.read.single) this.light(first.s);
+      this.fill(found);
+      this.place(first, at);
+      const words = [...reading.children].map((line) => line.innerText.replace(/\s*\n\s*/g, " "));
+      if (loud) spoken.textContent = words.join(", ");
+    }
+    fill(found) {
+      reading.replaceChildren();
+      const first = found[0];
+      const text = first.s.texts.length ? first.s.texts[first.s.texts.length > 1 ? first.i : 0] : "";
+      if (text.includes("\n")) {
+        const [head, ...lines] = text.split("\n");
+        reading.append(element("b", head), ...lines.map((line) => element("div", line)));
+        return;
+      }
       const { x, y } = this.read;
       const where = first.s.texts.length && first.s.mark === "dots" ? null
         : x.names.length ? x.names[first.s.x[first.i]] : x.label + " " + write(first.s.x[first.i], x.form);
-      const lines = found.slice(0, 12).map(({ s, i }) => [s.name, s.texts.length ? s.texts[i] : write(s.y[i], y.form), s.colour]);
+      const lines = found.slice(0, 12).map(({ s, i }) => [s.name, s.texts.length ? s.texts[s.texts.length > 1 ? i : 0] : write(s.y[i], y.form), s.colour]);
       const more = found.length - lines.length;
-      reading.replaceChildren();
       if (where) reading.append(element("b", where));
       for (const [name, value, colour] of lines) {
         const row = element("div");
         row.append(element("i", undefined, colour), element("span", name), element("em", value));
         reading.append(row);
       }
-      if (more) reading.append(element("div", "and " + more + " more"));
+      if (more > 0) reading.append(element("div", "and " + more + " more"));
+    }
+    place(first, at) {
       reading.hidden = false;
       const box = this.plot.getBoundingClientRect();
       const left = box.left + (at * box.width) / 1000;
@@ -129,7 +147,13 @@
       const top = Math.min(Math.max(down - size.height / 2, box.top - 8), Math.max(box.top, box.bottom - size.height));
       reading.style.left = place + window.scrollX + "px";
       reading.style.top = top + window.scrollY + "px";
-      if (loud) spoken.textContent = [where, ...lines.map(([n, v]) => n + " " + v)].filter(Boolean).join(", ");
+    }
+    follow(x, at) {
+      const own = this.read.x;
+      if (!x.label || x.label !== own.label || !x.ends || !own.ends) return;
+      const value = x.ends[0] + (at / 1000) * (x.ends[1] - x.ends[0]);
+      const place = (1000 * (value - own.ends[0])) / (own.ends[1] - own.ends[0]);
+      if (place >= 0 && place <= 1000) this.mark(place, []);
     }
     mark(at, found) {
       this.cursor.hidden = false;

@@ -80,6 +80,8 @@ class Shared:
             raise ApartError("it tells a logger")
         parts = assembly.assemble(config, self.splits, restored=restored, macs=self.macs)
         self.macs = parts.macs
+        if config.log:
+            raise ApartError("loggers are told of one run at a time")
         if isinstance(parts.model, HandDifferentiated):
             raise ApartError("the model writes its own gradients")
         if parts.arithmetic.precision == "fp16":

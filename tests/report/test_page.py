@@ -1,0 +1,191 @@
+"""A page is one file that loads nothing, and shows every name as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rdfia_cli.report.comparison_sections import comparison_page, comparison_sections
+from rdfia_cli.report.model_sections import model_sections
+from rdfia_cli.report.page import LARGEST, Page, render
+from rdfia_cli.report.run_record import read_run
+from rdfia_cli.report.run_sections import file_sections, run_page, write_run_page
+from rdfia_cli.report.sweep_record import read_sweep
+from rdfia_cli.report.sweep_sections import sweep_page
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>window.broken = 1</script>",
+    '"><img src=x onerror="window.broken = 1">',
+    "' onmouseover='window.broken = 1",
+    "{{ 7 * 7 }} {% raw %}",
+    "javascript:alert(1)",
+    "url(https://example.org/x.png)",
+    "</style><style>*{display:none}",
+    "&lt;b&gt; &amp; \\u003c",
+]
+ADDRESSES = {"src", "href", "action", "data", "poster", "srcset", "xlink:href", "formaction"}
+
+
+class Reader(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[str | None, str]] = []
+        self.texts: list[str] = []
+        self._inside = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type"), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = (kind, text + data)
+        else:
+            self.texts.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, found in self.elements if (value := found.get(name)) is not None]
+
+
+@pytest.fixture(params=["run", "comparison", "sweep", "hostile"])
+def page(request, example_run: Callable, example_sweep: Callable, findings: Callable) -> Page:
+    """A page of each kind."""
+    if request.param == "sweep":
+        return sweep_page(read_sweep(example_sweep(trials=8)))
+    if request.param == "comparison":
+        folders = [example_run(f"run-{i}", seed=str(i), best=0.8 + 0.01 * i) for i in range(3)]
+        records = [read_run(folder) for folder in folders]
+        return comparison_page(records, comparison_sections(records), "three")
+    names = HOSTILE if request.param == "hostile" else ["cat", "dog", "bird"]
+    folder = example_run(
+        '"><img src=x onerror=alert(1)>' if request.param == "hostile" else "plain"
+    )
+    record = read_run(folder)
+    sections = [*file_sections(record), *model_sections(findings(names))]
+    return run_page(record, sections, notes=names)
+
+
+def test_a_page_loads_nothing(page: Page):
+    text = render(page)
+    read = Reader(text)
+    addresses = [value for name in ADDRESSES for value in read.values(name)]
+    assert addresses
+    assert all(value.startswith(("data:", "#")) for value in addresses)
+    styles = [*read.values("style"), *re.findall(r"<style>(.*?)</style>", text, re.DOTALL)]
+    assert not any("url(" in style.replace("url(data:", "") for style in styles)
+    assert not any("@import" in style for style in styles)
+
+
+def test_a_page_is_small(page: Page):
+    assert len(render(page).encode()) < LARGEST
+
+
+def test_every_section_is_there_once_and_is_linked_to(page: Page):
+    read = Reader(render(page))
+    ids = read.values("id")
+    assert len({*ids}) == len(ids)
+    anchors = [section.anchor for section in page.sections]
+    assert [value for tag, a in read.elements if tag == "section" and (value := a["id"])] == anchors
+    assert {value.removeprefix("#") for value in read.values("href")} >= {*anchors}
+    assert all(section.title in read.texts for section in page.sections)
+
+
+def test_only_the_pages_own_script_may_run(page: Page):
+    read = Reader(render(page))
+    (own,) = [text for kind, text in read.scripts if kind is None]
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    (policy,) = [a["content"] for tag, a in read.elements if tag == "meta" and "http-equiv" in a]
+    assert policy is not None
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert not any(name.startswith("on") for _, found in read.elements for name in found)
+
+
+def test_what_the_script_reads_is_json_with_a_place_for_each_value(page: Page):
+    read = Reader(render(page))
+    found = [json.loads(text) for kind, text in read.scripts if kind == "application/json"]
+    assert found
+    for chart in found:
+        for series in chart["series"]:
+            assert len(series["places"]) == len(series["x"]) == len(series["y"])
+
+
+def test_pictures_are_described_or_marked_as_none(page: Page):
+    read = Reader(render(page))
+    assert all("alt" in found for tag, found in read.elements if tag == "img")
+    assert all("aria-label" in a for tag, a in read.elements if a.get("role") in ("img", "group"))
+
+
+def test_a_hostile_name_is_text_wherever_it_stands(example_run: Callable, findings: Callable):
+    record = read_run(example_run())
+    sections = [*file_sections(record), *model_sections(findings(HOSTILE))]
+    plain = [*file_sections(record), *model_sections(findings([f"class {i}" for i in range(9)]))]
+    read = Reader(render(run_page(record, sections, notes=HOSTILE, title=HOSTILE[0])))
+    usual = Reader(render(run_page(record, plain, notes=["a"] * 9, title="b")))
+    assert [tag for tag, _ in read.elements] == [tag for tag, _ in usual.elements]
+    assert [{*a} for _, a in read.elements] == [{*a} for _, a in usual.elements]
+    text = "\n".join(read.texts)
+    assert all(text.count(name) >= 3 for name in HOSTILE)
+
+
+def test_the_page_of_a_run_tells_its_numbers(example_run: Callable):
+    record = read_run(example_run(epochs=4, best=0.9))
+    texts = "\n".join(Reader(render(run_page(record, file_sections(record)))).texts)
+    for shown in ("89.00%", "90.00%", "93.00%", "+4.00", "7,510", "6.0 s", "a processor"):
+        assert shown in texts
+
+
+def test_an_unfinished_run_says_so(example_run: Callable):
+    folder = example_run(epochs=4)
+    (folder / "result.json").unlink()
+    record = read_run(folder)
+    (note,) = run_page(record, file_sections(record)).notes
+    assert note == "The run is not finished: 4 of 4 epochs are done."
+    fitted = read_run(folder, fitted=True)
+    assert not run_page(fitted, file_sections(fitted)).notes
+
+
+def test_a_run_whose_first_epoch_is_not_done_has_a_page(example_run: Callable):
+    folder = example_run()
+    for name in ("metrics.jsonl", "timings.jsonl", "result.json", "environment.json"):
+        (folder / name).unlink()
+    record = read_run(folder)
+    assert "0 of 5 epochs" in render(run_page(record, file_sections(record)))
+
+
+def test_with_early_stopping_the_kept_epoch_is_the_best_one(example_run: Callable):
+    folder = example_run(early_stopping="2")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[2]["validation"]["accuracy"] = 0.99
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "result.json").unlink()
+    kept = read_run(folder, fitted=True).kept
+    assert kept is not None
+    assert kept["epoch"] == 3
+
+
+def test_the_page_in_a_run_folder_is_the_same_each_time(example_run: Callable):
+    folder: Path = example_run()
+    write_run_page(folder)
+    first = (folder / "report.html").read_bytes()
+    write_run_page(folder)
+    assert (folder / "report.html").read_bytes() == first
