@@ -21,6 +21,8 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<step>.*))?")
 FORMS = "write KEY=a,b,c, KEY=low..high, KEY=low..high:step or KEY=log:low..high"
 ALIASES: Mapping[str, str] = {"lr": "optimizer.lr"}
+SHORTEST = 4
+"""Significant digits of a number that is drawn at random."""
 FIXED = frozenset({"out", "if_exists", "log_every", "log"})
 """Settings that say where a run goes or what it tells, not what it computes."""
 
@@ -91,12 +93,20 @@ class Range:
             return self.nth(int(share * count))
         low, high = float(self.low), float(self.high)
         if not self.logarithmic:
-            return repr(min(low + share * (high - low), high))
+            return _short(low + share * (high - low), low, high)
         # Half a step beyond each end, so that the first and the last are as likely as others.
         ends = (low - 0.5, high + 0.5) if self.whole else (low, high)
         bounds = [math.log(end) for end in ends]
-        found = min(max(math.exp(bounds[0] + share * (bounds[1] - bounds[0])), low), high)
-        return str(round(found)) if self.whole else repr(found)
+        found = math.exp(bounds[0] + share * (bounds[1] - bounds[0]))
+        return str(round(min(max(found, low), high))) if self.whole else _short(found, low, high)
+
+
+def _short(number: float, low: float, high: float) -> str:
+    """A drawn number as a person would write it, in four digits where the bounds are apart."""
+    digits = next(
+        n for n in range(SHORTEST, 18) if n == 17 or low < float(f"{number:.{n}g}") < high
+    )
+    return repr(min(max(float(f"{number:.{digits}g}"), low), high))
 
 
 Dimension = Choice | Range

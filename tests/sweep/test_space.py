@@ -130,3 +130,16 @@ def test_a_range_without_a_step_cannot_be_counted():
 
 def test_a_huge_range_of_integers_is_counted_without_listing_it():
     assert size([parse_over("seed=0..999999999999", whole=True)]) == 10**12
+
+
+def test_a_drawn_number_has_as_few_digits_as_one_would_write():
+    dimension = parse_over("lr=log:0.001..1", whole=False)
+    drawn = [dimension.at((i + 0.5) / 100) for i in range(100)]
+    assert all(len(x.replace("0.", "").lstrip("0")) <= 4 for x in drawn)
+    assert len({*drawn}) == 100
+
+
+def test_bounds_that_lie_close_keep_the_digits_that_tell_them_apart():
+    dimension = parse_over("lr=0.100001..0.100002", whole=False)
+    assert 0.100001 <= float(dimension.at(0.5)) <= 0.100002
+    assert len({dimension.at((i + 0.5) / 20) for i in range(20)}) > 5
