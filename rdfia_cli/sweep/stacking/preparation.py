@@ -93,8 +93,6 @@ class Shared:
             raise ApartError("the model writes its own gradients")
         if parts.arithmetic.precision == "fp16":
             raise ApartError("fp16 scales the loss of each run by itself")
-        if parts.arithmetic.precision != "fp32":
-            raise ApartError(f"{parts.arithmetic.precision} rounds by the company of a trial")
         kinds = {p.dtype for p in parts.model.parameters()}
         if not kinds <= {torch.float32, torch.float64}:
             raise ApartError("its weights are neither of 32 nor of 64 bits")
@@ -260,7 +258,7 @@ def fit_together(group: Sequence[Prepared]) -> Fit:
     least = slots_for(1, even=even, device=first.parts.device)
     if most < least:
         raise ApartError(f"the activations of {least} trials take too much memory")
-    return Fit(even, most if even else most // least * least)
+    return Fit(even, most)
 
 
 def _measure_activations(prepared: Prepared) -> int:

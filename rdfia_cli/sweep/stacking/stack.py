@@ -25,7 +25,7 @@ from torch.func import functional_call
 from rdfia_cli.spec import Batch
 from rdfia_cli.sweep.stacking.alike import RATES
 from rdfia_cli.sweep.stacking.draws import Draw, handing_out, note_draws
-from rdfia_cli.sweep.stacking.kernels import LEAST_SLOTS, WHOLE_VECTORS, slots_for
+from rdfia_cli.sweep.stacking.kernels import LEAST_SLOTS, slots_for
 from rdfia_cli.sweep.stacking.updates import StackedOptimizer
 from rdfia_cli.training.averaging import Average
 from rdfia_cli.training.inputs import Pipeline
@@ -172,9 +172,8 @@ class Stack:
 
     def _divide(self, slots: int) -> Iterator[slice]:
         """Slices of slots, of a number that a stack may have."""
-        most = EVALUATED_TOGETHER if self._even else WHOLE_VECTORS
-        if self._device.type != "cpu":
-            most = slots
+        variable = self._even and self._device.type == "cpu"
+        most = EVALUATED_TOGETHER if variable else slots
         begin = 0
         while begin < slots:
             end = min(begin + most, slots)
@@ -398,9 +397,8 @@ def _soft_losses(
     """The same for labels (T, B, C) that are shares of the classes, smoothed in their own type."""
     smoothed = labels
     if any(smoothing):
-        options = {"dtype": labels.dtype, "device": labels.device}
-        kept = torch.tensor([1 - share for share in smoothing], **options)
-        given = torch.tensor([share / labels.shape[-1] for share in smoothing], **options)
+        kept = labels.new_tensor([1 - share for share in smoothing])
+        given = labels.new_tensor([share / labels.shape[-1] for share in smoothing])
         smoothed = labels * kept.view(-1, 1, 1) + given.view(-1, 1, 1)
     if weights is None:
         return -(logarithms * smoothed).sum((1, 2)) / labels.shape[1]
