@@ -22,6 +22,8 @@ from rdfia_cli.sources import Sources
 
 # Test files run side by side: more threads than one each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# MKL reads this at its first product, which may be a test's own.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @dataclass(frozen=True)

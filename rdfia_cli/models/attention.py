@@ -24,7 +24,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         values: (B, H, T, d).
     """
     on_cpu_in_bf16 = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
-    if on_cpu_in_bf16 and keys.shape[-2] <= EXPLICIT_UP_TO:
+    if (on_cpu_in_bf16 and keys.shape[-2] <= EXPLICIT_UP_TO) or _is_stacked(queries):
         return attention_probabilities(queries, keys) @ values
     return F.scaled_dot_product_attention(queries, keys, values)
 
@@ -38,3 +38,8 @@ def attention_probabilities(queries: Tensor, keys: Tensor) -> Tensor:
     """
     scaled = queries * queries.shape[-1] ** -0.5
     return (scaled @ keys.mT).softmax(-1)
+
+
+def _is_stacked(tensor: Tensor) -> bool:
+    """Whether it stands for those of many models, which the fused kernel takes one by one."""
+    return torch._C._functorch.is_batchedtensor(tensor)  # pyright: ignore

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from rdfia_cli.sweep.failure import describe_failure
+from rdfia_cli.sweep.stacking.fitness import ApartError
+from rdfia_cli.sweep.stacking.kernels import one_thread
 from rdfia_cli.sweep.stacking.preparation import (
-    ApartError,
     Prepared,
     explain_difference,
+    fit_together,
     group_alike,
     share,
-    widest,
 )
 from rdfia_cli.sweep.stacking.stack import Stack
 from rdfia_cli.sweep.trial import Chosen, Trial
@@ -50,21 +51,22 @@ def choose_engine(trials: Sequence[Trial]) -> Chosen:
         difference = explain_difference(prepared[0], prepared[-1]) if len(prepared) > 1 else None
         return Chosen("process", f"not stacked: {difference or 'there is only one'}")
     alone = shared.assemble(group[0].trial.config)
-    group = group[: widest(group[0])]
     try:
-        gain = _compare(group, Prepared(group[0].trial, alone, shared.prepare(alone)))
+        fit = fit_together(group)
+        single = Prepared(group[0].trial, alone, shared.prepare(alone))
+        gain = _compare(group[: fit.width], single, even=fit.even)
+    except ApartError as error:
+        return Chosen("process", f"not stacked: {error}")
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        said = "it draws random numbers in its forward pass" if "randomness" in text else text
-        return Chosen("process", f"not stacked: {said}")
+        return Chosen("process", f"not stacked: {' '.join(str(error).split())}")
     if gain < LEAST_GAIN:
         return Chosen("process", f"stacked would be {gain:.2g} times as fast")
     return Chosen("stacked", f"{gain:.2g} times the speed of one after the other")
 
 
-def _compare(group: Sequence[Prepared], alone: Prepared) -> float:
+def _compare(group: Sequence[Prepared], alone: Prepared, *, even: bool) -> float:
     """How many times as fast a stack is as its trials one after the other."""
-    stack = Stack([each.member for each in group])
+    stack = Stack([each.member for each in group], even=even)
     stack.begin_epoch()
     steps = group[0].member.plan.steps_per_epoch
     ordinary = fit(alone.member.state, alone.member.plan)
@@ -72,7 +74,8 @@ def _compare(group: Sequence[Prepared], alone: Prepared) -> float:
     apart: list[float] = []
     for index in range(TIMED_STEPS + 1):
         step = index % steps
-        together.append(_time(lambda step=step: stack.step(step)))
+        with one_thread():
+            together.append(_time(lambda step=step: stack.step(step)))
         apart.append(_time(lambda: next(ordinary)))
     # The first of each warms up.
     return len(group) * statistics.median(apart[1:]) / statistics.median(together[1:])

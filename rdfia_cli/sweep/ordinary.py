@@ -42,7 +42,7 @@ def run_ordinary(trial: Trial, judge: Judge = never) -> Iterator[TrialEvent]:
                     score.accuracy if score else None,
                 )
                 yield epoch
-                if judge(epoch):
+                if judge(epoch) and not event.last:
                     yield TrialPruned(trial.number, event.epoch)
                     return
     except PreemptedError:

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -20,14 +20,16 @@ from rdfia_cli import durable, experiment, run
 from rdfia_cli.errors import DivergedError, RdfiaError
 from rdfia_cli.sweep.failure import describe_failure
 from rdfia_cli.sweep.ordinary import run_ordinary
+from rdfia_cli.sweep.question import structure
+from rdfia_cli.sweep.stacking.fitness import ApartError
+from rdfia_cli.sweep.stacking.kernels import one_thread
 from rdfia_cli.sweep.stacking.preparation import (
-    ApartError,
     Prepared,
     Shared,
     begin,
+    fit_together,
     group_alike,
     share,
-    widest,
 )
 from rdfia_cli.sweep.stacking.stack import Stack, score_all
 from rdfia_cli.sweep.trial import (
@@ -43,7 +45,7 @@ from rdfia_cli.sweep.trial import (
     never,
 )
 from rdfia_cli.training import checkpoint
-from rdfia_cli.training.loop import EpochEnd, conclude_epoch, refuse_divergence
+from rdfia_cli.training.loop import EpochEnd, StepEnd, conclude_epoch, refuse_divergence
 from rdfia_cli.training.metrics import Score, measure
 
 WRITERS = 8
@@ -51,7 +53,7 @@ WRITERS = 8
 
 
 def run_stacked(trials: Sequence[Trial], judge: Judge = never) -> Iterator[TrialEvent]:
-    """Train trials of one structure, together where their models are alike.
+    """Train trials together where they are of one structure and their models are alike.
 
     Args:
         trials: as the sweep planned them.
@@ -60,25 +62,50 @@ def run_stacked(trials: Sequence[Trial], judge: Judge = never) -> Iterator[Trial
     Yields:
         What happens to each trial; one that cannot be stacked is trained the ordinary way, last.
     """
+    structures: dict[str, list[Trial]] = {}
+    for trial in trials:
+        structures.setdefault(structure(trial.config), []).append(trial)
     apart: dict[int, str] = {}
-    shared = share(trials[0].config)
-    with contextlib.ExitStack() as held:
-        prepared: list[Prepared] = []
-        for trial in trials:
-            found = _begin(trial, shared, held, apart)
-            if isinstance(found, Prepared):
-                prepared.append(found)
-            elif found is not None:
-                yield found
-        for group in group_alike(prepared):
-            width = widest(group[0])
-            for first in range(0, len(group), width):
-                yield from _train(group[first : first + width], judge, apart)
+    for members in structures.values():
+        with one_thread(), contextlib.ExitStack() as held:
+            yield from _run_alike(members, judge, held, apart)
     for trial in trials:
         if trial.number in apart:
             reason = apart[trial.number]
             yield TrialWarned(trial.number, f"it is trained the ordinary way: {reason}")
             yield from run_ordinary(trial, judge)
+
+
+def _run_alike(
+    trials: Sequence[Trial], judge: Judge, held: contextlib.ExitStack, apart: dict[int, str]
+) -> Iterator[TrialEvent]:
+    """Train trials of one structure; `apart` gets those that cannot be stacked, and why."""
+    try:
+        shared = share(trials[0].config)
+    except Exception as error:
+        yield from (TrialFailed(trial.number, *describe_failure(error)) for trial in trials)
+        return
+    prepared: list[Prepared] = []
+    for trial in trials:
+        found = _begin(trial, shared, held, apart)
+        if isinstance(found, Prepared):
+            prepared.append(found)
+            yield from (TrialWarned(trial.number, text) for text in found.warnings)
+        elif found is not None:
+            yield found
+    stacks: list[tuple[bool, list[Prepared]]] = []
+    for group in group_alike(prepared):
+        try:
+            fit = fit_together(group)
+        except ApartError as error:
+            apart.update({each.trial.number: str(error) for each in group})
+            continue
+        for first in range(0, len(group), fit.width):
+            stacks.append((fit.even, group[first : first + fit.width]))
+    # A trial that ended is kept by nobody: its tensors are views, which hold those of its stack.
+    prepared.clear()
+    for even, waiting in stacks:
+        yield from _train(waiting, judge, apart, even=even)
 
 
 def _begin(
@@ -96,27 +123,44 @@ def _begin(
 
 @dataclass
 class _Room:
-    """The stack of the trials that are under way."""
+    """The stack of the trials that are under way.
+
+    Attributes:
+        live: the trials, in the order of their slots.
+        even: whether the operations of their models are even, see `kernels`.
+        stack: of their tensors.
+    """
 
     live: list[Prepared]
-    stack: Stack
+    even: bool
+    stack: Stack = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stack_up()
 
     def leave(self, gone: Sequence[Prepared]) -> None:
         """Go on without some trials; the others' tensors move to a stack of their own."""
-        self.live = [each for each in self.live if each not in gone]
+        if not gone:
+            return
+        leaving = {each.trial.number for each in gone}
+        self.live = [each for each in self.live if each.trial.number not in leaving]
         if self.live:
-            self.stack = Stack([each.member for each in self.live])
+            self._stack_up()
+
+    def _stack_up(self) -> None:
+        self.stack = Stack([each.member for each in self.live], even=self.even)
 
 
-def _train(group: Sequence[Prepared], judge: Judge, apart: dict[int, str]) -> Iterator[TrialEvent]:
-    room = _Room([], Stack([each.member for each in group]))
-    complete = [each for each in group if _is_complete(each)]
-    room.live = list(group)
-    for each in group:
+def _train(
+    waiting: list[Prepared], judge: Judge, apart: dict[int, str], *, even: bool
+) -> Iterator[TrialEvent]:
+    """Train trials in one stack; they are taken out of the list."""
+    room = _Room(list(waiting), even)
+    waiting.clear()
+    for each in room.live:
         progress, plan = each.member.state.progress, each.member.plan
         yield TrialStarted(each.trial.number, plan.epochs, progress.epoch)
-    if complete:
-        yield from _finish(room, complete)
+    yield from _finish(room, [each for each in room.live if _is_complete(each)])
     rhythm, first = checkpoint.Rhythm(), True
     while room.live:
         for step in range(room.live[0].member.plan.steps_per_epoch):
@@ -127,9 +171,11 @@ def _train(group: Sequence[Prepared], judge: Judge, apart: dict[int, str]) -> It
             except RuntimeError as error:
                 if not first:
                     raise
-                apart.update({e.trial.number: _in_a_line(error) for e in room.live})
+                reason = " ".join(str(error).split())
+                apart.update({each.trial.number: reason for each in room.live})
                 return
             first = False
+            _record_step(room, step + 1, losses)
             if not losses.isfinite().all():
                 yield from _drop_diverged(room)
                 if not room.live:
@@ -138,9 +184,14 @@ def _train(group: Sequence[Prepared], judge: Judge, apart: dict[int, str]) -> It
         yield from _end_epoch(room, judge, rhythm)
 
 
-def _in_a_line(error: RuntimeError) -> str:
-    text = " ".join(str(error).split())
-    return "it draws random numbers in its forward pass" if "randomness" in text else text
+def _record_step(room: _Room, step: int, losses: Tensor) -> None:
+    """Write down the loss of a step, where a trial asks for it."""
+    for each, loss in zip(room.live, losses, strict=False):
+        plan, wanted = each.member.plan, each.trial.config.log_every
+        if wanted and step % wanted == 0:
+            epoch = each.member.state.progress.epoch + 1
+            told = StepEnd(epoch, step, plan.steps_per_epoch, plan.batch_size, loss)
+            experiment.record(told, each.trial.config, each.logs)
 
 
 def _is_complete(each: Prepared) -> bool:
@@ -181,9 +232,10 @@ def _end_epoch(room: _Room, judge: Judge, rhythm: checkpoint.Rhythm) -> Iterator
         experiment.record(ended, each.trial.config, each.logs)
         told = _tell(each, ended)
         yield told
+        pruned = judge(told)
         if ended.last:
             complete.append(each)
-        elif judge(told):
+        elif pruned:
             gone.append(each)
             yield TrialPruned(each.trial.number, ended.epoch)
     room.leave(gone)
@@ -191,8 +243,7 @@ def _end_epoch(room: _Room, judge: Judge, rhythm: checkpoint.Rhythm) -> Iterator
         began = time.monotonic()
         yield from _keep(room, [each for each in room.live if each not in complete])
         rhythm.written(time.monotonic() - began)
-    if complete:
-        yield from _finish(room, complete)
+    yield from _finish(room, complete)
 
 
 def _tell(each: Prepared, ended: EpochEnd) -> TrialEpoch:
@@ -214,8 +265,7 @@ def _keep(room: _Room, some: Sequence[Prepared]) -> Iterator[TrialEvent]:
     for each, error in zip(some, outcomes, strict=True):
         if error is not None:
             yield TrialFailed(each.trial.number, *describe_failure(error))
-    if gone:
-        room.leave(gone)
+    room.leave(gone)
 
 
 def _save(each: Prepared) -> Exception | None:
@@ -230,12 +280,13 @@ def _save(each: Prepared) -> Exception | None:
 
 def _finish(room: _Room, complete: Sequence[Prepared]) -> Iterator[TrialEvent]:
     """Write the results of trials that are trained, and go on without them."""
+    if not complete:
+        return
+    places = [room.live.index(each) for each in complete]
     test = room.live[0].member.plan.evaluations["test"]
-    logits, labels = room.stack.predict(test)
-    places = {id(each): index for index, each in enumerate(room.live)}
+    logits, labels = room.stack.predict(test, places)
     with ThreadPoolExecutor(WRITERS) as writers:
-        of_each = [logits[places[id(each)]] for each in complete]
-        yield from writers.map(partial(_conclude, labels=labels), complete, of_each)
+        yield from writers.map(partial(_conclude, labels=labels), complete, logits)
     room.leave(complete)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import (
@@ -238,7 +239,7 @@ def assemble(
     fed = inputs.output_of(augmentations, splits.input)
     model = build_model(config, fed, restored=restored)
     model.to(device)
-    if macs is None:
+    if macs is None or any(is_lazy(parameter) for parameter in model.parameters()):
         macs = _try_model(model, config, fed, device)
     arithmetic = choose_arithmetic(
         config.precision,
@@ -299,6 +300,8 @@ def _try_model(model: nn.Module, config: RunConfig, input: InputSpec, device: to
 def _use_deterministic_kernels(wanted: bool) -> None:
     # cuBLAS reads this when it starts: without it some matrix products vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # So does MKL, whose products otherwise round by how their operands lie in memory.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     # torch.use_deterministic_algorithms would import the compiler, which takes as long as torch.
     torch._C._set_deterministic_algorithms(wanted, warn_only=False)  # pyright: ignore
     # Filling fresh memory only guards against code that reads it before it writes it.

@@ -55,7 +55,7 @@ def _find_in_module(ours: nn.Module, theirs: nn.Module) -> str | None:
             return f"has another '{name}'"
     lifted = RATES.get(type(ours))
     for key, value in mine.items():
-        if key not in TENSORS and key != lifted and not _equal(value, others[key]):
+        if key not in TENSORS and key != lifted and not equal(value, others[key]):
             return f"has another {key}"
     return None
 
@@ -80,7 +80,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
     """Whether two attributes are known to be equal."""
     if one is other:
         return True
@@ -89,13 +89,13 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return _kind(one) == _kind(other) and torch.equal(one, other)
     if isinstance(one, Mapping):
-        return list(one) == list(other) and all(_equal(v, other[k]) for k, v in one.items())
+        return list(one) == list(other) and all(equal(v, other[k]) for k, v in one.items())
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, Set | str | bytes | int | float | complex | torch.Size):
         return one == other
     if isinstance(one, functools.partial):
         same = one.func is other.func
-        return same and _equal(one.args, other.args) and _equal(one.keywords, other.keywords)
+        return same and equal(one.args, other.args) and equal(one.keywords, other.keywords)
     plain = (torch.dtype, torch.device, torch.memory_format, torch.layout, slice, range)
     return isinstance(one, plain) and one == other

@@ -35,9 +35,15 @@ class Draw:
     dtype: torch.dtype
     rates: Rates = ()
 
-    def make(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """The numbers of all trials, (T, *shape)."""
-        return torch.stack([self._make_one(i, g) for i, g in enumerate(generators)])
+    def make(self, generators: Sequence[torch.Generator], slots: int) -> Tensor:
+        """The numbers of all trials, (T, *shape).
+
+        Args:
+            generators: of each trial.
+            slots: how many there are; those beyond the trials repeat the first one.
+        """
+        made = [self._make_one(i, g) for i, g in enumerate(generators)]
+        return torch.stack([*made, *[made[0]] * (slots - len(made))])
 
     def _make_one(self, trial: int, generator: torch.Generator) -> Tensor:
         numbers = torch.empty_strided(
@@ -48,9 +54,9 @@ class Draw:
         rate = self.rates[trial]
         if self.kind == "bernoulli":
             return numbers.bernoulli_(rate, generator=generator)
-        # Where nothing is dropped, nothing is drawn.
-        if rate == 0:
-            return numbers.fill_(1)
+        # Where nothing is dropped, or all, nothing is drawn.
+        if rate in (0, 1):
+            return numbers.fill_(1 - rate)
         return numbers.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
 
 

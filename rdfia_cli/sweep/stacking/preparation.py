@@ -15,6 +15,8 @@ from rdfia_cli import experiment, run
 from rdfia_cli.config import RunConfig
 from rdfia_cli.spec import HandDifferentiated, Split, Splits
 from rdfia_cli.sweep.stacking.alike import find_difference
+from rdfia_cli.sweep.stacking.fitness import ApartError, examine
+from rdfia_cli.sweep.stacking.kernels import MOST_TRIALS, slots_for
 from rdfia_cli.sweep.stacking.stack import Member
 from rdfia_cli.sweep.trial import Trial
 from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
@@ -22,16 +24,10 @@ from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.precision import choose_device
 from rdfia_cli.training.verification import Verification
 
-MOST_TRIALS = 64
-"""Trials in a stack at most."""
 MEMORY_FOR_ACTIVATIONS = 2**31
 """Bytes that the activations of a stack may take."""
 SECONDS_FOR_A_LOCK = 10.0
 """How long a dying worker may still hold the folder of a trial."""
-
-
-class ApartError(Exception):
-    """A trial must be trained the ordinary way; the message says why."""
 
 
 @dataclass
@@ -43,12 +39,27 @@ class Prepared:
         parts: its assembly.
         member: its state and plan.
         logs: of its run folder.
+        warnings: what the user should know of it, each in a line.
     """
 
     trial: Trial
     parts: Assembly
     member: Member
     logs: Mapping[str, run.Log] = field(default_factory=dict[str, run.Log])
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How trials are stacked.
+
+    Attributes:
+        even: whether the operations of their models are even, see `kernels`.
+        width: how many may share a stack.
+    """
+
+    even: bool
+    width: int
 
 
 @dataclass
@@ -86,6 +97,9 @@ class Shared:
             raise ApartError("the model writes its own gradients")
         if parts.arithmetic.precision == "fp16":
             raise ApartError("fp16 scales the loss of each run by itself")
+        kinds = {p.dtype for p in parts.model.parameters()}
+        if not kinds <= {torch.float32, torch.float64}:
+            raise ApartError("its weights are neither of 32 nor of 64 bits")
         return replace(parts, verification=self.verification)
 
     def prepare(self, parts: Assembly, statistics: inputs.Statistics | None = None) -> Member:
@@ -145,7 +159,8 @@ def begin(trial: Trial, shared: Shared, held: contextlib.ExitStack) -> Prepared 
         place = run.look(trial.config, folder)
         if place.state == "finished":
             return place.result
-        found, _ = checkpoint.newest(folder / run.CHECKPOINTS)
+        found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
+        warnings = [*shared.splits.warnings, *lost]
         if found is not None and found.manifest["step"]:
             raise ApartError("it stopped within an epoch")
         parts = shared.assemble(trial.config, restored=found is not None)
@@ -154,12 +169,16 @@ def begin(trial: Trial, shared: Shared, held: contextlib.ExitStack) -> Prepared 
         statistics = checkpoint.load_statistics(found).to(parts.device) if found else None
         member = shared.prepare(parts, statistics)
         checkpoint.refuse_unsavable(member.state)
+        if found is not None:
+            warnings += surroundings.changes(folder, parts)
+        elif lost:
+            warnings.append("no checkpoint is sound: starting from the beginning")
         shared.environment = shared.environment or surroundings.describe(parts)
         surroundings.write_head(folder, parts, begins=found is None, environment=shared.environment)
         logs = mine.enter_context(experiment.open_logs(folder))
         experiment.go_back(folder, found, member.state, logs)
         held.enter_context(mine.pop_all())
-        return Prepared(trial, parts, member, logs)
+        return Prepared(trial, parts, member, logs, warnings)
 
 
 @contextlib.contextmanager
@@ -204,11 +223,15 @@ def _switches(member: Member) -> dict[str, Any]:
     """What decides which operations a step has; a setting that is 0 is another operation less."""
     state, plan = member.state, member.plan
     names = {p: name for name, p in state.model.named_parameters()}
-    switched = ("momentum", "weight_decay", "nesterov", "centered", "maximize", "amsgrad")
+    switched = (
+        *("momentum", "weight_decay", "dampening", "nesterov", "centered", "maximize", "amsgrad"),
+        *("capturable", "decoupled_weight_decay"),
+    )
     groups = [
         (
             tuple(names[p] for p in group["params"]),
-            tuple(bool(group.get(key)) for key in (*switched, "decoupled_weight_decay")),
+            tuple(bool(group.get(key)) for key in switched),
+            isinstance(group["lr"], torch.Tensor),
         )
         for group in state.optimizer.param_groups
     ]
@@ -227,8 +250,23 @@ def _switches(member: Member) -> dict[str, Any]:
     }
 
 
-def widest(prepared: Prepared) -> int:
-    """How many trials like this a stack may have, by the memory that a step of one takes."""
+def fit_together(group: Sequence[Prepared]) -> Fit:
+    """How trials that are alike are stacked.
+
+    Raises:
+        ApartError: they cannot be.
+    """
+    first = group[0]
+    even = examine(first.parts.model, first.member.plan)
+    most = min(MOST_TRIALS, MEMORY_FOR_ACTIVATIONS // _measure_activations(first))
+    least = slots_for(1, even=even, device=first.parts.device)
+    if most < least:
+        raise ApartError(f"the activations of {least} trials take too much memory")
+    return Fit(even, most)
+
+
+def _measure_activations(prepared: Prepared) -> int:
+    """The bytes that a step of a trial keeps for its backward pass, 1 at least."""
     taken = 0
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -237,9 +275,8 @@ def widest(prepared: Prepared) -> int:
         return tensor
 
     plan, parts = prepared.member.plan, prepared.parts
-    images = torch.zeros(2, *parts.input.shape, device=parts.device)
+    examples = torch.zeros(2, *parts.input.shape, device=parts.device)
     parts.model.eval()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        parts.model(images)
-    each = max(1, taken * plan.batch_size // len(images))
-    return max(2, min(MOST_TRIALS, MEMORY_FOR_ACTIVATIONS // each))
+        parts.model(examples)
+    return max(1, taken * plan.batch_size // len(examples))

@@ -5,15 +5,15 @@ the stacked parameters and buffers. A parameter of a trial is a view of its slot
 own objects (model, optimizer, schedule, average, progress) are true at any time, and are saved,
 evaluated and told like those of a run of its own.
 
-No trial's numbers depend on which others are there: they meet in no sum, and a stack of one is
-padded to two, since one alone would take other kernels.
+No trial's numbers depend on which others are there: they meet in no sum, and `kernels` says how
+many slots there are; those left over repeat the first trial.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.func import functional_call
 from rdfia_cli.spec import Batch
 from rdfia_cli.sweep.stacking.alike import RATES
 from rdfia_cli.sweep.stacking.draws import Draw, handing_out, note_draws
+from rdfia_cli.sweep.stacking.kernels import LEAST_SLOTS, slots_for
 from rdfia_cli.sweep.stacking.updates import StackedOptimizer
 from rdfia_cli.training.averaging import Average
 from rdfia_cli.training.inputs import Pipeline
@@ -32,10 +33,8 @@ from rdfia_cli.training.loop import Plan, TrainingState
 from rdfia_cli.training.metrics import Score
 from rdfia_cli.training.randomness import derive_seed, draw_order
 
-LEAST_TRIALS = 2
-"""One trial alone would take other kernels than several."""
 EVALUATED_TOGETHER = 16
-"""Trials whose models score a batch of evaluation at once, which bounds the memory."""
+"""Slots whose models score a batch of evaluation at once, which bounds the memory."""
 
 
 @dataclass
@@ -51,16 +50,18 @@ class Stack:
 
     Args:
         members: the trials; their tensors become views of the stack's.
+        even: whether the operations of their models are even, see `kernels`.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], *, even: bool) -> None:
         self.members = members
-        padding = [members[0]] * max(0, LEAST_TRIALS - len(members))
-        self._slots = [*members, *padding]
+        self._even = even
         self._first = members[0].plan
         self._device = self._first.train.device
+        self._slots = [members[place] for place in self._pad(range(len(members)))]
         models = [slot.state.model for slot in self._slots]
-        self._template = _template(models)
+        self._template = copy.deepcopy(models[0])
+        self._rates = list(_find_rates(self._template, models))
         self._parameters, self._buffers = _stack_tensors(models)
         self._learning = {n: p for n, p in self._parameters.items() if p.requires_grad}
         self._optimizer = StackedOptimizer(
@@ -79,6 +80,8 @@ class Stack:
     def begin_epoch(self) -> None:
         """Draw the order of each trial's next epoch, and set the modes of the modules."""
         self._template.train()
+        for layer, key, rates in self._rates:
+            setattr(layer, key, rates)
         frozen = {id(module) for module in self._first.frozen}
         pairs = zip(self._template.modules(), self.members[0].state.model.modules(), strict=True)
         for module, original in pairs:
@@ -120,25 +123,69 @@ class Stack:
         return losses
 
     @torch.no_grad()
-    def predict(self, pipeline: Pipeline) -> tuple[Tensor, Tensor]:
-        """Logits (T, N, classes) float32 of the scored models, and labels (N,), on the CPU."""
+    def predict(
+        self, pipeline: Pipeline, places: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of the scored models for a split, and its labels, on the CPU.
+
+        Args:
+            pipeline: the split's.
+            places: those of the members that are asked for; None for all.
+
+        Returns:
+            Logits (T, N, classes) float32 and labels (N,) int64.
+        """
         parameters, buffers = self._averages or (self._parameters, self._buffers)
+        if places is not None:
+            chosen = torch.tensor(self._pad(places), device=self._device)
+            parameters = {name: t[chosen] for name, t in parameters.items()}
+            buffers = {name: t[chosen] for name, t in buffers.items()}
+        wanted = len(self.members if places is None else places)
         self._template.eval()
+        for layer, key, _ in self._rates:
+            setattr(layer, key, 0.0)
         parts: list[Tensor] = []
         labels: list[Tensor] = []
         for batch in pipeline.evaluation_batches():
-            found = [
-                self._call(
-                    {name: t[chosen] for name, t in parameters.items()},
-                    {name: t[chosen] for name, t in buffers.items()},
-                    batch.inputs,
-                    in_dims=(0, 0, None),
-                )
-                for chosen in _chunks(len(self._slots))
-            ]
-            parts.append(torch.cat([logits.float().cpu() for logits in found]))
+            parts.append(torch.cat(list(self._score(parameters, buffers, batch.inputs, wanted))))
             labels.append(batch.labels.cpu())
-        return torch.cat(parts, 1)[: len(self.members)], torch.cat(labels)
+        return torch.cat(parts, 1)[:wanted], torch.cat(labels)
+
+    def _score(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+        wanted: int,
+    ) -> Iterator[Tensor]:
+        """The logits of some slots after the others, as many together as memory bears."""
+        for part in self._divide(len(self._pad(range(wanted)))):
+            # One input for all would fold the slots into one product, whose bits then depend on
+            # how many they are.
+            repeated = inputs.expand(part.stop - part.start, *inputs.shape)
+            logits = self._call(
+                {name: t[part] for name, t in parameters.items()},
+                {name: t[part] for name, t in buffers.items()},
+                repeated,
+            )
+            yield logits.float().cpu()
+
+    def _divide(self, slots: int) -> Iterator[slice]:
+        """Slices of slots, of a number that a stack may have."""
+        variable = self._even and self._device.type == "cpu"
+        most = EVALUATED_TOGETHER if variable else slots
+        begin = 0
+        while begin < slots:
+            end = min(begin + most, slots)
+            if slots - end == 1:
+                end -= LEAST_SLOTS - 1
+            yield slice(begin, end)
+            begin = end
+
+    def _pad(self, places: Sequence[int]) -> Sequence[int]:
+        """The places of some members and, in slots left over, the first of them again."""
+        slots = slots_for(len(places), even=self._even, device=self._device)
+        return [*places, *[places[0]] * (slots - len(places))]
 
     def _begin_progress(self) -> None:
         """The losses and counts of all trials in one tensor each, of which theirs are views."""
@@ -178,9 +225,9 @@ class Stack:
             torch.Generator(self._device).manual_seed(
                 derive_seed(slot.plan.seed, "layers", slot.state.progress.epoch, step)
             )
-            for slot in self._slots
+            for slot in self.members
         ]
-        return [draw.make(generators) for draw in self._draws[size]]
+        return [draw.make(generators, len(self._slots)) for draw in self._draws[size]]
 
     def _note_draws(self, inputs: Tensor) -> Sequence[Draw]:
         # A copy, since the pass moves the statistics of batch normalisation.
@@ -200,7 +247,6 @@ class Stack:
         buffers: Mapping[str, Tensor],
         inputs: Tensor,
         numbers: Sequence[Tensor] = (),
-        in_dims: tuple[Any, ...] = (0, 0, 0),
     ) -> Tensor:
         """The logits of all trials, (T, B, classes)."""
 
@@ -211,7 +257,7 @@ class Stack:
                 return functional_call(self._template, (p, b), (x,))
 
         with self._first.arithmetic.autocast(self._device):
-            return torch.vmap(call, in_dims=(*in_dims, 0), randomness="error")(
+            return torch.vmap(call, randomness="error")(
                 dict(parameters), dict(buffers), inputs, tuple(numbers)
             )
 
@@ -225,7 +271,7 @@ class Stack:
             weights = weights.to(logits.dtype)
         if labels.dtype == torch.int64:
             return _hard_losses(logarithms, labels, weights, smoothing)
-        return _soft_losses(logarithms, labels.to(logits.dtype), weights, smoothing)
+        return _soft_losses(logarithms, labels, weights, smoothing)
 
     def _gradients(self, losses: Tensor) -> dict[str, Tensor | None]:
         # Each trial's loss depends on its own slot alone, so the sum's gradient is theirs.
@@ -275,14 +321,16 @@ def score_all(logits: Tensor, labels: Tensor) -> list[Score]:
     ]
 
 
-def _template(models: Sequence[nn.Module]) -> nn.Module:
-    """A copy of the first model whose rates are those of all."""
-    template = copy.deepcopy(models[0])
+def _find_rates(
+    template: nn.Module, models: Sequence[nn.Module]
+) -> Iterator[tuple[nn.Module, str, tuple[float, ...]]]:
+    """The layers whose rate differs by trial, the name of the rate, and those of all."""
     for name, module in template.named_modules():
         key = RATES.get(type(module))
         if key is not None:
-            setattr(module, key, tuple(getattr(m.get_submodule(name), key) for m in models))
-    return template
+            rates = tuple(float(getattr(model.get_submodule(name), key)) for model in models)
+            if any(rates):
+                yield module, key, rates
 
 
 def _stack_tensors(
@@ -319,17 +367,6 @@ def _gather(tensors: Sequence[Tensor], *, shared: bool) -> Tensor:
     return torch.stack(list(tensors))
 
 
-def _chunks(count: int) -> Iterable[slice]:
-    """Slices of at most some trials, none of a single one."""
-    begin = 0
-    while begin < count:
-        end = min(begin + EVALUATED_TOGETHER, count)
-        if count - end == 1:
-            end -= 1
-        yield slice(begin, end)
-        begin = end
-
-
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
@@ -357,11 +394,12 @@ def _hard_losses(
 def _soft_losses(
     logarithms: Tensor, labels: Tensor, weights: Tensor | None, smoothing: Sequence[float]
 ) -> Tensor:
-    """The same for labels (T, B, C) that are shares of the classes."""
+    """The same for labels (T, B, C) that are shares of the classes, smoothed in their own type."""
     smoothed = labels
     if any(smoothing):
-        share = torch.tensor(smoothing, dtype=labels.dtype, device=labels.device).view(-1, 1, 1)
-        smoothed = labels * (1 - share) + share / labels.shape[-1]
+        kept = labels.new_tensor([1 - share for share in smoothing])
+        given = labels.new_tensor([share / labels.shape[-1] for share in smoothing])
+        smoothed = labels * kept.view(-1, 1, 1) + given.view(-1, 1, 1)
     if weights is None:
         return -(logarithms * smoothed).sum((1, 2)) / labels.shape[1]
     total = (labels * weights).sum((1, 2))
