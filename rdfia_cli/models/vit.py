@@ -131,22 +131,20 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, NORM_EPSILON)
         self.head = nn.Linear(dim, input.classes)
-        self._initialise()
+        self._initialise(dim)
 
-    def _initialise(self) -> None:
+    def _initialise(self, dim: int) -> None:
         """Everything from a narrow normal draw but the weights of the blocks; biases 0.
 
-        The variance of those is a third over their inputs, as PyTorch has it: 0.02 is that of a
-        width of 833, and too little for attention to begin at a width of 32. What enters the
-        blocks stays small, so that the positions are not lost beside the patches.
+        Those are as wide as PyTorch draws layers of that width: at ViT-Base's 768 that is SPREAD
+        too, but at 32 SPREAD is too little for attention to begin. What enters the blocks stays
+        narrow, so that the positions are not lost beside the patches.
         """
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=SPREAD)
+                spread = (3 * dim) ** -0.5 if name.startswith("blocks.") else SPREAD
+                nn.init.trunc_normal_(module.weight, std=spread)
                 nn.init.zeros_(module.bias)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=(3 * module.in_features) ** -0.5)
         for parameter in (self.class_token, self.position_embedding):
             if isinstance(parameter, nn.Parameter):
                 nn.init.trunc_normal_(parameter, std=SPREAD)
