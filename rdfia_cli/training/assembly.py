@@ -37,7 +37,7 @@ from rdfia_cli.spec import (
     WatchesValidation,
     parse_spec,
 )
-from rdfia_cli.training import inputs
+from rdfia_cli.training import inputs, split_checks
 from rdfia_cli.training.averaging import Average, no_best_yet
 from rdfia_cli.training.fine_tuning import freeze_backbone, frozen_modules, scale_rates
 from rdfia_cli.training.loop import Plan, TrainingState, begin
@@ -175,7 +175,7 @@ def load_dataset(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
     _refuse_return("data", splits, component)
     for name in ("train", "validation", "test"):
         split: Split | None = getattr(splits, name)
-        if split is not None and (flaw := inputs.find_flaw(split, splits.input)):
+        if split is not None and (flaw := split_checks.find_flaw(split, splits.input)):
             raise ComponentError(
                 f"the {name} split of dataset '{chosen.name}' {flaw}",
                 "its builder breaks the contract of a Split: see rdfia_cli/spec.py",
