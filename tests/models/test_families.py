@@ -215,6 +215,15 @@ def test_a_missing_file_and_a_pickle_are_refused(tmp_path):
     assert "save_file" in caught.value.remedy
 
 
+def test_a_run_folder_is_told_which_of_its_files_has_the_weights(tmp_path):
+    for step in ("0000000041", "0000000082"):
+        (tmp_path / "run/checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "run/checkpoints" / step / "model.safetensors").touch()
+    with pytest.raises(ComponentError, match="run' is a folder") as caught:
+        timm(GREY, variant="resnet10t", weights=tmp_path / "run")
+    assert caught.value.remedy.endswith("run/checkpoints/0000000082/model.safetensors")
+
+
 def test_weights_that_cannot_be_downloaded_say_which_file_to_take_from_where(monkeypatch):
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise OSError("Network is unreachable")
