@@ -203,6 +203,13 @@ class RunConfig(BaseModel):
                     group = COMPONENT_GROUPS[key]
                     yield registry.find(group, parse_spec(chosen.name))
 
+    @property
+    def weights_files(self) -> tuple[Path, ...]:
+        """The files that the model's first weights are read from."""
+        model = registry.find("models", parse_spec(self.model.name))
+        given = (self.model.parameters.get(key) for key in registry.first_weights(model))
+        return tuple(Path(path).resolve() for path in given if isinstance(path, str | Path))
+
     def to_toml(self) -> str:
         """The text of `config.toml`."""
         import tomli_w

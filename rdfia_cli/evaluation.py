@@ -15,7 +15,7 @@ from rdfia_cli import run
 from rdfia_cli.config import ComponentConfig, RunConfig
 from rdfia_cli.errors import ComponentError, RdfiaError
 from rdfia_cli.spec import Batch, Preparing, ShowsAttention, Split
-from rdfia_cli.training import assembly, checkpoint, inputs
+from rdfia_cli.training import assembly, checkpoint, inputs, split_checks
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.loop import predict_split
 from rdfia_cli.training.metrics import Measures, measure
@@ -159,7 +159,7 @@ def restore(
     if data is not None:
         config = config.model_copy(update={"data": data})
         other = yield from assembly.load_splits(config)
-        warnings.extend(inputs.compare(other, splits, data.name))
+        warnings.extend(split_checks.compare(other, splits, data.name))
         parts = replace(parts, config=config, splits=other)
     elif run.data_changed(folder, splits.fingerprint):
         warnings.append(f"the images of '{config.data.name}' changed since the run began")

@@ -7,6 +7,7 @@ named with its distribution and its error, and breaks only what asks for it.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import importlib
 import importlib.metadata
@@ -333,20 +334,28 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
         return builder(*arguments, **keywords)
 
 
-def members(component: Component) -> tuple[str, ...]:
-    """The names of a family's members, which the module of its builder tells by `variants()`.
+def members(component: Component, pattern: str = "*") -> tuple[str, ...]:
+    """The names of a family's members that fit a pattern.
+
+    The module of its builder tells them by `variants()`, and where a member has several weights to
+    start from, `MEMBER.TAG`, those by `tagged_variants()`: a pattern with a dot is for them.
+
+    Args:
+        component: the family.
+        pattern: of a member's name, as for a shell.
 
     Raises:
         ComponentError: it is no family, or does not tell.
     """
-    builder = load(component)
-    variants = getattr(sys.modules[builder.__module__], "variants", None)
-    if variants is None:
+    module = sys.modules[load(component).__module__]
+    plain, tagged = (getattr(module, told, None) for told in ("variants", "tagged_variants"))
+    if plain is None:
         raise ComponentError(
             f"{component.address} does not tell its members", "write the names that you mean"
         )
     with naming(component, "cannot list its members"):
-        return tuple(variants())
+        known: Sequence[str] = tagged() if tagged and "." in pattern else plain()
+        return tuple(fnmatch.filter(known, pattern))
 
 
 def is_family(component: Component) -> bool:

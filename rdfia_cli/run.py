@@ -7,6 +7,7 @@ cuts it there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
 FILES = "files"
-"""The key of the environment that tells the hashes of files that components come from."""
+"""The key of the environment that tells the hashes of files of components and first weights."""
 
 DATA_FINGERPRINT = "data_fingerprint"
 """The key of the environment that tells the content of the data."""
@@ -225,11 +226,49 @@ def _locate(name: str, recorded: Iterable[str]) -> str:
 
 def changed_files(folder: Path, components: Iterable[registry.Component]) -> list[str]:
     """The files of components that are not what they were when a run began, as warnings."""
-    recorded = _recorded_files(folder)
     return [
         f"'{path}' changed since the run in '{folder}' began: it is used as it is now"
-        for path, digest in registry.file_hashes(components).items()
+        for path in _changed(folder, registry.file_hashes(components))
+    ]
+
+
+def _changed(folder: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Those of some files, by their SHA-256, that are not what a run began with."""
+    recorded = _recorded_files(folder)
+    return [
+        path
+        for path, digest in hashes.items()
         if recorded and digest not in ([recorded[path]] if path in recorded else recorded.values())
+    ]
+
+
+def weights_hashes(config: RunConfig) -> dict[str, str]:
+    """The SHA-256 of each file that the model's first weights come from, by its absolute path.
+
+    A run that goes on does not need it: where it is gone, it is left out.
+    """
+    found: dict[str, str] = {}
+    for path in config.weights_files:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def changed_weights(folder: Path, config: RunConfig) -> list[str]:
+    """The files of first weights that are not what they were when a run began, as warnings."""
+    return [
+        f"'{path}' changed since the run in '{folder}' began, which keeps the weights of then: "
+        "--if-exists new begins with those of now"
+        for path in _changed(folder, weights_hashes(config))
+    ]
+
+
+def outdated(folder: Path, config: RunConfig) -> list[str]:
+    """The files that are not what they were when a finished run began, as warnings."""
+    hashes = {**registry.file_hashes(config.components()), **weights_hashes(config)}
+    return [
+        f"'{path}' changed since the run in '{folder}' began: its result is that of then"
+        for path in _changed(folder, hashes)
     ]
 
 

@@ -83,6 +83,37 @@ def cosine(
     return _schedule(optimizer, factor, start)
 
 
+def linear(
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    hold: Fraction = 0.0,
+    floor: Probability = 0.0,
+    warmup: NonNegative = 0.0,
+) -> LRScheduler:
+    """The learning rate for a share of the steps, then straight down to floor times it.
+
+    With `hold` it is the constant rate and cooldown of Haegele et al. 2024 (arXiv:2405.18392).
+
+    Args:
+        optimizer: its own rate is the highest.
+        steps_per_epoch: given by rdfia.
+        epochs: given by rdfia.
+        hold: the share of all steps, the warm-up among them, before the way down.
+        floor: the last rate, as a share of the highest.
+        warmup: the epochs over which the rate first rises from near 0.
+    """
+    steps = epochs * steps_per_epoch
+    start = max(hold * steps, warmup * steps_per_epoch)
+    length = max(steps - start, 1)
+
+    def factor(step: int) -> float:
+        return 1 - (1 - floor) * min(max(step - start, 0) / length, 1.0)
+
+    return _schedule(optimizer, factor, warmup * steps_per_epoch)
+
+
 def one_cycle(
     optimizer: Optimizer,
     *,

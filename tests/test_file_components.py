@@ -99,6 +99,16 @@ def test_a_run_trains_such_a_model_and_records_the_file_s_hash(rdfia, source, tm
     assert rdfia("eval", str(folder)).code == 0
 
 
+def test_a_finished_run_whose_file_changed_since_says_so(rdfia, source, tmp_path):
+    command = ("train", "./my_model.py:build", "--epochs", "1", "--out", "run")
+    assert rdfia(*command).code == 0
+    assert "changed" not in rdfia(*command).err
+    source.write_text(source.read_text() + "\n# another version\n")
+    told = rdfia(*command)
+    assert told.code == 0
+    assert f"'{source.resolve()}' changed since the run began" in told.err
+
+
 def test_a_wrong_setting_of_such_a_model_is_refused(rdfia, source):
     outcome = rdfia("train", "./my_model.py:build:widht=7")
     assert outcome.code == 2

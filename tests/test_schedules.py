@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
+    LinearLR,
     LRScheduler,
     OneCycleLR,
     ReduceLROnPlateau,
@@ -20,7 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from rdfia_cli.errors import UsageError
-from rdfia_cli.schedules import constant, cosine, exponential, one_cycle, plateau, step
+from rdfia_cli.schedules import constant, cosine, exponential, linear, one_cycle, plateau, step
 
 RATE = 0.4
 spans = {"steps_per_epoch": st.integers(1, 7), "epochs": st.integers(1, 12)}
@@ -69,6 +71,34 @@ def test_constant_keeps_the_rate_after_its_warm_up(steps_per_epoch, epochs, warm
     assert found == pytest.approx(
         [RATE * warm(t, warmup, steps_per_epoch) for t in range(len(found))]
     )
+
+
+@everything
+@given(**spans, warmup=warmups, hold=st.floats(0, 0.9), floor=st.floats(0, 1))
+def test_linear_holds_the_rate_and_goes_straight_down(steps_per_epoch, epochs, warmup, hold, floor):
+    found = rates_of(
+        linear,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup=warmup,
+        hold=hold,
+        floor=floor,
+    )
+    last = steps_per_epoch * epochs
+    start = max(hold * last, warmup * steps_per_epoch)
+    corners = [(0, 1.0), (start, 1.0), (max(last, start + 1), floor)]
+    line = np.interp(range(last + 1), *zip(*corners, strict=True))
+    assert found == pytest.approx(
+        [RATE * line[t] * warm(t, warmup, steps_per_epoch) for t in range(last + 1)]
+    )
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.25])
+def test_linear_is_torch_s_linear_rate(floor: float):
+    found = rates_of(linear, steps_per_epoch=5, epochs=4, floor=floor)
+    optimizer = new_optimizer()
+    reference = LinearLR(optimizer, start_factor=1.0, end_factor=floor, total_iters=20)
+    assert found == pytest.approx(advance(optimizer, reference, 21), abs=1e-12)
 
 
 @everything

@@ -153,11 +153,12 @@ def _expand_one(text: str) -> list[str]:
     if slash:
         component = registry.find("models", parse_spec(family))
         known = [f"{family}/{name}" for name in registry.members(component)]
+        found = [f"{family}/{name}" for name in registry.members(component, member)]
     else:
         # A family is no model: its members are.
         named = {name: registry.claimants("models", name)[0] for name in registry.names("models")}
         known = [name for name, component in named.items() if not registry.is_family(component)]
-    found = fnmatch.filter(known, pattern)
+        found = fnmatch.filter(known, pattern)
     if not found:
         raise UsageError(f"no model is called '{text}'", nearest(member or family, known))
     return [f"{name}{colon}{settings}" for name in found]

@@ -29,7 +29,7 @@ def run(flags: Mapping[str, Any]) -> None:
     ]
     if pattern is not None:
         members = _members(found, pattern) if "/" in pattern else iter(())
-        found = [e for e in (*found, *members) if fnmatch.fnmatchcase(e["name"], pattern)]
+        found = [*(e for e in found if fnmatch.fnmatchcase(e["name"], pattern)), *members]
         if not found:
             raise UsageError(f"no {group} fit '{pattern}'", f"see rdfia list {group}")
     if flags["json"]:
@@ -72,12 +72,12 @@ def _recipes() -> Iterator[dict[str, Any]]:
 
 def _members(found: Iterable[Mapping[str, Any]], pattern: str) -> Iterator[dict[str, Any]]:
     """The members of the families, here imported, that a pattern such as `timm/resnet*` names."""
-    family = pattern.partition("/")[0]
+    family, _, member = pattern.partition("/")
     for entry in found:
         if entry["state"] == "ok" and fnmatch.fnmatchcase(entry["name"], family):
             component = _owner(entry)
             if registry.is_family(component):
-                for variant in registry.members(component):
+                for variant in registry.members(component, member):
                     yield {**entry, "name": f"{entry['name']}/{variant}", "description": ""}
 
 

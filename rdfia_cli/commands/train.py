@@ -46,6 +46,8 @@ def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
     if place.state == "finished":
         if not quiet:
             console.say(f"'{place.folder}' is finished; --if-exists new trains again")
+        for text in run.outdated(place.folder, config):
+            console.warn(text)
         if config.log:
             _tell_loggers(config, place.folder, quiet=quiet)
         return place.result

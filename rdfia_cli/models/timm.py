@@ -5,12 +5,15 @@ Channels, image size, number of classes and weights are adapted by timm's own me
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import timm as library
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from timm.models import group_parameters
 from torch import nn
 
@@ -19,10 +22,20 @@ from rdfia_cli.models.patches import refuse_ignored_pixels
 from rdfia_cli.models.weights import Weights, naming_download, read_weights, tell
 from rdfia_cli.spec import InputSpec, PixelStatistics
 
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm publishes weights as; it takes the first that there is."""
+PATIENCE = 5.0
+"""Seconds that the site of the weights may take to answer."""
+
 
 def variants() -> Sequence[str]:
     """The names of all models."""
     return library.list_models()
+
+
+def tagged_variants() -> Sequence[str]:
+    """The names of all published weights: a model, a dot, and the tag of its weights."""
+    return library.list_pretrained()
 
 
 def timm(
@@ -52,6 +65,7 @@ def timm(
             f"timm {library.__version__} has no model '{variant}'",
             nearest(variant, library.list_models(), f"rdfia list models 'timm/{variant[:3]}*'"),
         )
+    _refuse_unknown_tag(variant)
     own: Any = library.get_pretrained_cfg(variant)
     made_for = InputSpec(tuple(own.input_size), own.num_classes)
     if input is not None:
@@ -62,7 +76,9 @@ def timm(
         model = _load(name, read, own, options)
         statistics = read.statistics or statistics
     else:
-        with naming_download(name, _way_to_weights(own), wanted=pretrained):
+        with naming_download(name, _way_to_weights(own, name), wanted=pretrained):
+            if pretrained:
+                _look_for_weights(own)
             model = _create(name, options, pretrained=pretrained)
     trained = pretrained or weights is not None
     tell(model, made_for=made_for, pixel_statistics=statistics if trained else None)
@@ -74,11 +90,43 @@ def timm(
     return model
 
 
-def _way_to_weights(own: Any) -> str:
+def _refuse_unknown_tag(variant: str) -> None:
+    """Refuse a tag that none of the model's weights has.
+
+    Raises:
+        ComponentError: there are others, or none.
+    """
+    model, dot, tag = variant.partition(".")
+    known = [name.partition(".")[2] for name in library.list_pretrained(f"{model}.*")]
+    if dot and tag not in known:
+        raise ComponentError(
+            f"timm {library.__version__} has no weights '{tag}' of '{model}'",
+            nearest(tag, known) if known else f"it has none: write timm/{model}",
+        )
+
+
+def _look_for_weights(own: Any) -> None:
+    """Ask once whether the site of the weights answers: timm would ask for a minute.
+
+    Raises:
+        Exception: it does not, and the weights were not downloaded before; whatever the client of
+            the site raises.
+    """
+    if not own.hf_hub_id:
+        return
+    repository: str = own.hf_hub_id
+    if any(huggingface_hub.try_to_load_from_cache(repository, file) for file in FILES):
+        return
+    address = huggingface_hub.hf_hub_url(repository, FILES[0])
+    with contextlib.suppress(EntryNotFoundError):
+        huggingface_hub.get_hf_file_metadata(address, timeout=PATIENCE)
+
+
+def _way_to_weights(own: Any, name: str) -> str:
     """Which file to put where, if timm cannot download its weights."""
     if own.hf_hub_id:
-        address = f"https://huggingface.co/{own.hf_hub_id}"
-        return f"give model.safetensors of {address} with weights=FILE"
+        address = f"https://huggingface.co/{own.hf_hub_id}/resolve/main/{FILES[0]}"
+        return f"fetch {address} where there is a network, and write {name}:weights=FILE"
     if own.url:
         return f"put {own.url} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
     return "timm publishes none for it: leave out pretrained=true"

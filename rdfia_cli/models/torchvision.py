@@ -123,7 +123,7 @@ def _statistics(variant: str) -> PixelStatistics:
 def _download(published: Any, name: str) -> dict[str, Tensor]:
     """The weights that torchvision publishes, from its cache or its site."""
     place = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-    with naming_download(name, f"put {published.url} there as {place}", wanted=True):
+    with naming_download(name, f"put {published.url} as {place}", wanted=True):
         return torch.hub.load_state_dict_from_url(
             published.url, map_location="cpu", check_hash=True, weights_only=True
         )

@@ -28,7 +28,7 @@ NORM_EPSILON = 1e-6
 HALF = PixelStatistics((0.5,), (0.5,))
 """How the input of timm's Vision Transformers is normalised, where a file does not say."""
 SPREAD = 0.02
-"""Standard deviation of the first weights, class token and positions, as in BERT and in timm."""
+"""Standard deviation of what first makes and reads the tokens, as in BERT and in timm."""
 
 
 def vit(
@@ -131,13 +131,19 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, NORM_EPSILON)
         self.head = nn.Linear(dim, input.classes)
-        self._initialise()
+        self._initialise(dim)
 
-    def _initialise(self) -> None:
-        """Weights, class token and positions from a narrow normal draw, biases 0."""
-        for module in self.modules():
+    def _initialise(self, dim: int) -> None:
+        """Everything from a narrow normal draw but the weights of the blocks; biases 0.
+
+        Those are as wide as PyTorch draws layers of that width: at ViT-Base's 768 that is SPREAD
+        too, but at 32 SPREAD is too little for attention to begin. What enters the blocks stays
+        narrow, so that the positions are not lost beside the patches.
+        """
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=SPREAD)
+                spread = (3 * dim) ** -0.5 if name.startswith("blocks.") else SPREAD
+                nn.init.trunc_normal_(module.weight, std=spread)
                 nn.init.zeros_(module.bias)
         for parameter in (self.class_token, self.position_embedding):
             if isinstance(parameter, nn.Parameter):

@@ -49,6 +49,12 @@ def read_weights(path: Path) -> Weights:
     Raises:
         ComponentError: there is no such file, or it is none of safetensors.
     """
+    if path.is_dir():
+        stored = sorted(path.glob("checkpoints/*/model.safetensors"))
+        raise ComponentError(
+            f"weights file '{path}' is a folder",
+            f"write weights={stored[-1]}" if stored else "give a safetensors file in it",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

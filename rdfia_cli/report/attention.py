@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,8 @@ class AttentionPicture:
 def draw_attention(content: AttentionPicture, path: Path) -> None:
     """Draw attention into a .png or .svg file: a row an image, a column a head, then the rollout.
 
-    Each map is scaled to its own largest value. Below stands the similarity of positions: the
-    small map at a patch's place says how alike its position is to each other's.
+    All maps have one scale, on which 1 is a look at all patches alike. Below stands the similarity
+    of positions: the small map at a patch's place says how alike its position is to each other's.
     """
     from matplotlib.figure import Figure
 
@@ -64,21 +65,28 @@ def draw_attention(content: AttentionPicture, path: Path) -> None:
 
 
 def _draw_maps(figure: SubFigure, content: AttentionPicture) -> None:
+    import numpy as np
+
     rows, heads = content.heads.shape[:2]
     grid = figure.subplots(rows, heads + 2, squeeze=False)
     titles = ["image", *(f"head {head}" for head in range(1, heads + 1)), "rollout"]
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
+    maps = np.concatenate([content.heads, content.rollout[:, None]], axis=1)
+    maps = maps * math.prod(maps.shape[2:])
+    # A few patches may draw far more than all others, which would then look alike.
+    brightest = max(float(np.quantile(maps, 0.99)), 1.0)
+    shown = None
     for row, caption in enumerate(content.captions):
-        image = content.images[row]
         grid[row, 0].set_ylabel(caption, parse_math=False)
-        _draw_image(grid[row, 0], image)
-        for axes, seen in zip(
-            grid[row, 1:], [*content.heads[row], content.rollout[row]], strict=True
-        ):
-            _draw_image(axes, image)
-            extent = (-0.5, image.shape[2] - 0.5, image.shape[1] - 0.5, -0.5)
-            axes.imshow(seen, cmap="inferno", alpha=0.7, extent=extent, vmin=0)
+        _draw_image(grid[row, 0], content.images[row])
+        for axes, seen in zip(grid[row, 1:], maps[row], strict=True):
+            shown = axes.imshow(seen, cmap="inferno", vmin=0, vmax=brightest)
+            axes.set(xticks=[], yticks=[])
+    if shown is not None:
+        beyond = "max" if maps.max() > brightest else "neither"
+        bar = figure.colorbar(shown, ax=grid, extend=beyond, aspect=40, fraction=0.03, pad=0.01)
+        bar.set_label("attention; 1: as much as to any other patch")
 
 
 def _draw_image(axes: Axes, image: NDArray[np.float32]) -> None:

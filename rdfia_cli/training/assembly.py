@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -38,14 +38,14 @@ from rdfia_cli.spec import (
     WatchesValidation,
     parse_spec,
 )
-from rdfia_cli.training import inputs
+from rdfia_cli.training import inputs, split_checks
 from rdfia_cli.training.averaging import Average, no_best_yet
 from rdfia_cli.training.fine_tuning import freeze_backbone, frozen_modules, scale_rates
 from rdfia_cli.training.loop import Plan, TrainingState, begin
 from rdfia_cli.training.memory import keep_freed_memory
+from rdfia_cli.training.objective import choose_objective
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
-from rdfia_cli.training.step import Objective
 from rdfia_cli.training.verification import Verification
 
 RETURNS: Mapping[str, type] = {
@@ -176,7 +176,7 @@ def load_dataset(chosen: ComponentConfig) -> Generator[Preparing, None, Splits]:
     _refuse_return("data", splits, component)
     for name in ("train", "validation", "test"):
         split: Split | None = getattr(splits, name)
-        if split is not None and (flaw := inputs.find_flaw(split, splits.input)):
+        if split is not None and (flaw := split_checks.find_flaw(split, splits.input)):
             raise ComponentError(
                 f"the {name} split of dataset '{chosen.name}' {flaw}",
                 "its builder breaks the contract of a Split: see rdfia_cli/spec.py",
@@ -363,7 +363,7 @@ def prepare(
         batch_size=config.batch_size,
         seed=config.seed,
         arithmetic=assembly.arithmetic,
-        objective=_objective(assembly),
+        objective=choose_objective(config, model, train, assembly.input.classes, assembly.device),
         patience=config.early_stopping,
         frozen=_freeze(assembly),
     )
@@ -408,37 +408,6 @@ def _fit_statistics(assembly: Assembly) -> inputs.Statistics:
         kind = "train"
     unnormalised = assembly.passing_pipeline(train, inputs.Statistics())
     return inputs.fit_statistics(kind, unnormalised, assembly.splits.memory)
-
-
-def _objective(assembly: Assembly) -> Objective:
-    """The loss that the configuration asks for.
-
-    Raises:
-        UsageError: the class weights do not fit the classes, or the model has a loss of its own.
-    """
-    config, classes = assembly.config, assembly.input.classes
-    weights = None if config.class_weights == "none" else _class_weights(assembly)
-    if weights is not None and isinstance(assembly.model, HandDifferentiated):
-        raise UsageError(
-            "class_weights do not reach a model that writes its own gradients",
-            "use --set model.backprop=autograd, or --set class_weights=none",
-        )
-    return Objective(classes, config.label_smoothing, weights, config.clip_norm)
-
-
-def _class_weights(assembly: Assembly) -> Tensor:
-    """The weight of each class in the loss: (classes,) float32 on the device."""
-    given, classes = assembly.config.class_weights, assembly.input.classes
-    if not isinstance(given, tuple):
-        counts = torch.bincount(assembly.splits.train.labels, minlength=classes)
-        balanced = len(assembly.splits.train) / (classes * counts.clamp(min=1))
-        return balanced.float().to(assembly.device)
-    if len(given) != classes:
-        raise UsageError(
-            f"class_weights has {len(given)} values for {classes} classes",
-            f"give {classes}, in the order of the class names, or balanced",
-        )
-    return torch.tensor(given, device=assembly.device)
 
 
 def _refuse_missing_validation(assembly: Assembly, schedule: LRScheduler) -> None:

@@ -15,7 +15,7 @@ from rdfia_cli import run
 from rdfia_cli.config import ComponentConfig
 from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.spec import Preparing, Split
-from rdfia_cli.training import assembly, checkpoint, inputs
+from rdfia_cli.training import assembly, checkpoint, inputs, split_checks
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def restore(
     if data is not None:
         splits = yield from assembly.load_splits(config.model_copy(update={"data": data}))
         # What it would warn of is the classes' names, which no gradient here knows.
-        tuple(inputs.compare(splits, parts.splits, data.name))
+        tuple(split_checks.compare(splits, parts.splits, data.name))
         parts = replace(parts, splits=splits)
     trained = copy.deepcopy(parts.model)
     statistics = checkpoint.load_weights(trained, found)

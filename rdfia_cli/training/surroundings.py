@@ -72,11 +72,14 @@ def _hardware(parts: Assembly) -> dict[str, Any]:
 
 
 def _subject(parts: Assembly) -> dict[str, Any]:
-    """What the model is fed, and the hashes of the files that components come from."""
+    """What the model is fed, and the hashes of the files that it begins with."""
     return {
         "input": list(parts.input.shape),
         "classes": parts.input.classes,
-        run.FILES: registry.file_hashes(parts.config.components()),
+        run.FILES: {
+            **registry.file_hashes(parts.config.components()),
+            **run.weights_hashes(parts.config),
+        },
     }
 
 
@@ -94,9 +97,11 @@ def changes(folder: Path, parts: Assembly) -> Iterator[str]:
     if before is None:
         return
     now = {**run.describe_environment(), **_hardware(parts), **_subject(parts)}
-    for key in ("python", "versions", "plugins", "files", "device_name", "threads", "precision"):
+    for key in ("python", "versions", "plugins", "device_name", "threads", "precision"):
         if before.get(key, {}) != now[key]:
             yield (
                 f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
                 "its last digits may differ from an unbroken run's"
             )
+    yield from run.changed_files(folder, parts.config.components())
+    yield from run.changed_weights(folder, parts.config)

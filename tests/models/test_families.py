@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm as timm_library
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -33,11 +34,15 @@ def saved(model: nn.Module, path) -> Any:
     return path
 
 
+PARTS = 12
+
+
 @pytest.mark.slow
-def test_every_timm_model_that_builds_on_the_meta_device_resolves_by_name():
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_timm_model_that_builds_on_the_meta_device_resolves_by_name(part: int):
     names = timm_family.variants()
     assert len(names) > 1200
-    for name in names:
+    for name in names[part::PARTS]:
         with torch.device("meta"):
             model = timm(variant=name)
         assert isinstance(model, MadeFor)
@@ -210,20 +215,49 @@ def test_a_missing_file_and_a_pickle_are_refused(tmp_path):
     assert "save_file" in caught.value.remedy
 
 
+def test_a_run_folder_is_told_which_of_its_files_has_the_weights(tmp_path):
+    for step in ("0000000041", "0000000082"):
+        (tmp_path / "run/checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "run/checkpoints" / step / "model.safetensors").touch()
+    with pytest.raises(ComponentError, match="run' is a folder") as caught:
+        timm(GREY, variant="resnet10t", weights=tmp_path / "run")
+    assert caught.value.remedy.endswith("run/checkpoints/0000000082/model.safetensors")
+
+
 def test_weights_that_cannot_be_downloaded_say_which_file_to_take_from_where(monkeypatch):
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(timm_library.models._builder, "load_state_dict_from_hf", refuse)
+    # timm itself asks for a minute: where the site does not answer once, it is not called at all.
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(timm_library.models._builder, "load_state_dict_from_hf", pytest.fail)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     with pytest.raises(ComponentError, match="Network is unreachable") as caught:
         timm(GREY, variant="resnet18", pretrained=True)
-    assert "model.safetensors of https://huggingface.co/timm/resnet18.a1" in caught.value.remedy
-    assert "weights=FILE" in caught.value.remedy
+    place = "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
+    assert place in caught.value.remedy
+    assert "timm/resnet18:weights=FILE" in caught.value.remedy
     with pytest.raises(ComponentError, match="Network is unreachable") as caught:
         torchvision_model(GREY, variant="resnet18", pretrained=True)
     assert "https://download.pytorch.org/models/resnet18-" in caught.value.remedy
     assert "checkpoints/resnet18-" in caught.value.remedy
+
+
+def test_weights_that_were_downloaded_before_need_no_network(monkeypatch, tmp_path):
+    source = timm_library.create_model("resnet10t", num_classes=1000)
+    stored = saved(source, tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(stored))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", pytest.fail)
+    read = lambda *_, **__: load_file(stored)  # noqa: E731
+    monkeypatch.setattr(timm_library.models._builder, "load_state_dict_from_hf", read)
+    model = timm(GREY, variant="resnet10t", pretrained=True)
+    assert torch.equal(model.get_parameter("layer1.0.conv1.weight"), source.layer1[0].conv1.weight)
+
+
+def test_an_unknown_tag_of_weights_comes_with_the_nearest():
+    with pytest.raises(ComponentError, match="no weights 'a11_in1k' of 'resnet18'") as caught:
+        timm(GREY, variant="resnet18.a11_in1k")
+    assert "a1_in1k" in caught.value.remedy
 
 
 def test_a_head_without_bias_is_loaded_and_replaced(tmp_path):
@@ -262,6 +296,14 @@ def test_list_shows_the_members_of_a_family_that_fit_a_pattern(rdfia, family: st
     assert names == [f"{family}/{name}" for name in known if fnmatch.fnmatch(name, "resnet1*")]
     keys = {p["name"] for p in outcome.json["components"][0]["parameters"]}
     assert keys == {"pretrained", "weights"}
+
+
+def test_list_shows_the_tags_of_the_weights_where_the_pattern_has_a_dot(rdfia):
+    outcome = rdfia("list", "models", "timm/resnet18.*", "--json")
+    names = [entry["name"] for entry in outcome.json["components"]]
+    assert names == [f"timm/{name}" for name in timm_library.list_pretrained("resnet18.*")]
+    assert "timm/resnet18.a1_in1k" in names
+    assert timm_library.is_model(names[0].removeprefix("timm/"))
 
 
 def test_list_says_when_nothing_fits(rdfia):

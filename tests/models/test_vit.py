@@ -263,6 +263,23 @@ def saved(model: nn.Module, path) -> Any:
     return path
 
 
+@pytest.mark.parametrize("dim", [96, 768])
+def test_blocks_start_as_wide_as_pytorch_s_layers_of_that_width_and_the_rest_narrowly(dim: int):
+    torch.manual_seed(0)
+    model = vit(InputSpec((3, 32, 32), 10), dim=dim, depth=1, heads=4, patch=4)
+    theirs = float(torch.nn.Linear(dim, 1000).weight.detach().std())
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            expected = theirs if name.startswith("blocks.") else 0.02
+            assert float(weight.detach().std()) == pytest.approx(expected, rel=0.1), name
+
+
+def test_a_few_epochs_teach_it_the_digits(rdfia):
+    settings = ("--optimizer", "adam", "--schedule", "cosine:warmup=1", "--epochs", "5")
+    outcome = rdfia("train", "vit:patch=2", *settings, "--json", "-q")
+    assert outcome.json["test"]["accuracy"] > 0.85
+
+
 def test_a_file_in_timm_s_naming_starts_the_model(tmp_path):
     source = theirs()
     model = small(weights=saved(source, tmp_path / "w.safetensors"))

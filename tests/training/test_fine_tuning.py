@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -162,6 +164,33 @@ def test_a_run_is_evaluated_and_resumed_without_the_file_that_it_started_from(rd
     (tmp_path / "second/result.json").unlink()
     assert train(rdfia, *command)["epochs"] == 1
     assert rdfia("eval", "second").code == 0
+
+
+def test_a_run_says_that_the_file_which_it_started_from_changed_and_keeps_its_own(rdfia, tmp_path):
+    train(rdfia, "vit:dim=16,patch=4", "--epochs", "1", "--out", "one")
+    train(rdfia, "vit:dim=16,patch=4", "--epochs", "1", "--seed", "1", "--out", "other")
+    one, other = (
+        next((tmp_path / n).glob("checkpoints/*/model.safetensors")) for n in ("one", "other")
+    )
+    file = shutil.copy(one, tmp_path / "start.safetensors")
+    command = (
+        "train",
+        "vit:dim=16,patch=4,weights=start.safetensors",
+        "--epochs",
+        "1",
+        "--out",
+        "run",
+    )
+    assert "changed" not in rdfia(*command).err
+    began = json.loads((tmp_path / "run/environment.json").read_text())
+    assert began["files"] == {str(file): hashlib.sha256(one.read_bytes()).hexdigest()}
+    finished = (tmp_path / "run/result.json").read_text()
+    shutil.copy(other, file)
+    assert f"'{file}' changed since the run began" in rdfia(*command).err
+    (tmp_path / "run/result.json").unlink()
+    resumed = rdfia(*command, "--json")
+    assert f"'{file}' changed since the run began" in resumed.err
+    assert resumed.json["weights_sha256"] == json.loads(finished)["weights_sha256"]
 
 
 RATES = ("--layer-decay", "0.7", "--head-lr-factor", "3", "--schedule", "one_cycle")

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import CenterCrop
 from rdfia_cli import config
 from rdfia_cli.augmentations.geometry import horizontal_flip, random_crop
 from rdfia_cli.commands.progress import watch
-from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.errors import UsageError
 from rdfia_cli.sources import Sources
 from rdfia_cli.spec import Batch, InputSpec, Split, Splits
 from rdfia_cli.training import assembly, inputs
@@ -428,29 +428,6 @@ def test_the_model_is_fed_what_the_last_augmentation_produces():
     assert inputs.output_of([], spec) == spec
     chain = [random_crop(spec, size=30), random_crop(InputSpec((3, 30, 30), 10), size=24)]
     assert inputs.output_of(chain, spec) == InputSpec((3, 24, 24), 10)
-
-
-def named(*classes: str, features: int = 1) -> Splits:
-    split = Split(torch.zeros(1, features), torch.zeros(1, dtype=torch.int64))
-    return Splits(split, split, classes)
-
-
-@pytest.mark.parametrize("expected", [named("a", "b", features=2), named("a", "b", "c")])
-def test_data_of_another_shape_or_number_of_classes_are_refused(expected: Splits):
-    with pytest.raises(ComponentError, match="'mine'"):
-        list(inputs.compare(named("a", "b"), expected, "mine"))
-
-
-def test_the_same_classes_in_another_order_are_refused():
-    with pytest.raises(ComponentError, match="in another order: 'cat' for 'dog'"):
-        list(inputs.compare(named("cat", "dog"), named("dog", "cat"), "mine"))
-
-
-def test_classes_of_other_names_are_scored_with_a_warning():
-    assert list(inputs.compare(named("a", "b"), named("a", "b"), "mine")) == []
-    (warning,) = inputs.compare(named("cats", "dog"), named("cat", "dog"), "mine")
-    assert warning.startswith("1 of 2 classes of 'mine' have other names")
-    assert "'cats' for 'cat'" in warning
 
 
 def test_a_split_stays_where_it_is_on_the_cpu():
