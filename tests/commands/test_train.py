@@ -410,7 +410,7 @@ BAD = {
     "eval on an unknown device": Bad("eval taken --device tpu", 2, "cuda:N or mps"),
     "eval untrained": Bad("eval taken", 1, "no checkpoint to evaluate"),
     # list
-    "list nonsense": Bad("list nonsense", 2, "choose from augmentations, datasets, models"),
+    "list nonsense": Bad("list nonsense", 2, "choose from augmentations, datasets, loggers"),
     "list in the singular": Bad("list model", 2, "did you mean 'models'?"),
     "list two": Bad("list models datasets", 2, "no models fit 'datasets'"),
 }
