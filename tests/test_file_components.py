@@ -106,7 +106,7 @@ def test_a_finished_run_whose_file_changed_since_says_so(rdfia, source, tmp_path
     source.write_text(source.read_text() + "\n# another version\n")
     told = rdfia(*command)
     assert told.code == 0
-    assert f"'{source.resolve()}' changed since the run began" in told.err
+    assert f"'{source.resolve()}' changed since the run in 'run' began" in told.err
 
 
 def test_a_wrong_setting_of_such_a_model_is_refused(rdfia, source):

@@ -33,7 +33,7 @@ ROWS = {
     "cnn-cifar10-adam": ("cifar10", "adam", 0.001, 128, 20, "train", CROP, "constant"),
     "cnn-cifar10-dropout": ("cifar10", "sgd", 0.1, 128, 20, "train", CROP, "exponential"),
     "cnn-cifar10-batchnorm": ("cifar10", "sgd", 0.1, 128, 20, "train", CROP, "exponential"),
-    "vit-mnist": ("mnist", "adam", 0.001, 128, 10, "auto", [], "cosine"),
+    "vit-mnist": ("mnist", "adam", 0.001, 128, 10, "auto", ["random_crop"], "linear"),
 }
 
 

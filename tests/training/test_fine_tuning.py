@@ -186,10 +186,10 @@ def test_a_run_says_that_the_file_which_it_started_from_changed_and_keeps_its_ow
     assert began["files"] == {str(file): hashlib.sha256(one.read_bytes()).hexdigest()}
     finished = (tmp_path / "run/result.json").read_text()
     shutil.copy(other, file)
-    assert f"'{file}' changed since the run began" in rdfia(*command).err
+    assert f"'{file}' changed since the run in 'run' began" in rdfia(*command).err
     (tmp_path / "run/result.json").unlink()
     resumed = rdfia(*command, "--json")
-    assert f"'{file}' changed since the run began" in resumed.err
+    assert f"'{file}' changed since the run in 'run' began" in resumed.err
     assert resumed.json["weights_sha256"] == json.loads(finished)["weights_sha256"]
 
 
