@@ -186,6 +186,8 @@ def _train(
 
 def _record_step(room: _Room, step: int, losses: Tensor) -> None:
     """Write down the loss of a step, where a trial asks for it."""
+    if not any(each.trial.config.log_every for each in room.live):
+        return
     for each, loss in zip(room.live, losses, strict=False):
         plan, wanted = each.member.plan, each.trial.config.log_every
         if wanted and step % wanted == 0:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,13 +80,13 @@ class Stack:
     def begin_epoch(self) -> None:
         """Draw the order of each trial's next epoch, and set the modes of the modules."""
         self._template.train()
-        for layer, key, rates in self._rates:
-            setattr(layer, key, rates)
         frozen = {id(module) for module in self._first.frozen}
         pairs = zip(self._template.modules(), self.members[0].state.model.modules(), strict=True)
         for module, original in pairs:
             if id(original) in frozen:
                 module.eval()
+        for layer, key, rates in self._rates:
+            setattr(layer, key, rates if layer.training else 0.0)
         count = len(self._first.train.split)
         keys = {(s.plan.seed, s.state.progress.epoch) for s in self._slots}
         self._orders = {key: draw_order(count, *key) for key in keys}
@@ -198,21 +198,33 @@ class Stack:
 
     def _batches(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (T, B, ...), labels (T, B), and labels that may be mixed (T, B[, classes])."""
-        size = self._first.batch_size
-        orders = [self._orders[s.plan.seed, s.state.progress.epoch] for s in self._slots]
-        made: dict[tuple[int, int], Batch] = {}
-        for slot, order in zip(self._slots, orders, strict=True):
-            key = slot.plan.seed, slot.state.progress.epoch
-            if key not in made:
-                indices = order[step * size : (step + 1) * size]
-                indices = indices.to(slot.plan.train.split.inputs.device)
-                made[key] = slot.plan.train.batch(indices, key[1], step)
         keys = [(slot.plan.seed, slot.state.progress.epoch) for slot in self._slots]
-        batches = [made[key] for key in keys]
-        inputs = _gather([batch.inputs for batch in batches], shared=len(made) == 1)
-        labels = _gather([batch.labels for batch in batches], shared=len(made) == 1)
+        distinct = list(dict.fromkeys(keys))
+        inputs, labels = self._take_batches(distinct, step)
+        if distinct != keys:
+            places = torch.tensor([distinct.index(key) for key in keys], device=inputs.device)
+            inputs, labels = inputs.index_select(0, places), labels.index_select(0, places)
         truth = labels if labels.dtype == torch.int64 else labels.argmax(-1)
         return inputs, truth, labels
+
+    def _take_batches(
+        self, distinct: Sequence[tuple[int, int]], step: int
+    ) -> tuple[Tensor, Tensor]:
+        """The inputs (K, B, ...) and labels (K, B[, classes]) for some seeds and epochs."""
+        train, size = self._first.train, self._first.batch_size
+        chosen = [self._orders[key][step * size : (step + 1) * size] for key in distinct]
+        if not train.augmentations and train.statistics.whitening is None:
+            # Each example is scaled by itself, so that all are taken at once.
+            indices = torch.cat(chosen).to(train.split.inputs.device)
+            batch = train.batch(indices, 0, step)
+            shape = (len(distinct), -1)
+            return batch.inputs.unflatten(0, shape).contiguous(), batch.labels.unflatten(0, shape)
+        batches: list[Batch] = []
+        for (seed, epoch), indices in zip(distinct, chosen, strict=True):
+            pipeline = replace(train, seed=seed)
+            batches.append(pipeline.batch(indices.to(train.split.inputs.device), epoch, step))
+        inputs = torch.stack([batch.inputs for batch in batches])
+        return inputs.contiguous(), torch.stack([batch.labels for batch in batches])
 
     def _numbers(self, inputs: Tensor, step: int) -> Sequence[Tensor]:
         """What the layers draw in this step, (T, ...) each."""
@@ -358,13 +370,6 @@ def _stack_averages(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
     models = [average.model for average in averages if average is not None]
     return _stack_tensors(models) if models else None
-
-
-def _gather(tensors: Sequence[Tensor], *, shared: bool) -> Tensor:
-    """One tensor of all trials; where they share one it is copied, for the same kernels."""
-    if shared:
-        return tensors[0].expand(len(tensors), *tensors[0].shape).contiguous()
-    return torch.stack(list(tensors))
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
