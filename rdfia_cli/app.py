@@ -62,12 +62,21 @@ def _show_version(shown: bool) -> None:
 
 @app.callback()
 def rdfia(
+    ctx: typer.Context,
+    no_plugins: Annotated[
+        bool,
+        typer.Option("--no-plugins", help="Leave out every plugin; RDFIA_PLUGINS=a,b chooses."),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Controlled image-classification experiments in PyTorch."""
+    if no_plugins:
+        from rdfia_cli import registry
+
+        ctx.with_resource(registry.without_plugins())
 
 
 @app.command()
