@@ -302,14 +302,17 @@ def load(component: Component) -> Callable[..., Any]:
     """
     _refuse_flaw(component)
     with naming(component, "cannot be imported"):
-        is_file = component.distribution == FILE
-        builder: Any = (
-            _import_file(component) if is_file else importlib.import_module(component.module)
-        )
-        for part in component.attribute.split("."):
-            builder = getattr(builder, part)
-        if not callable(builder):
-            raise TypeError(f"{component.module}:{component.attribute} is not a function")
+        return import_builder(component)
+
+
+def import_builder(component: Component) -> Callable[..., Any]:
+    """Import a component's builder; whatever that raises or prints comes through."""
+    is_file = component.distribution == FILE
+    builder: Any = _import_file(component) if is_file else importlib.import_module(component.module)
+    for part in component.attribute.split("."):
+        builder = getattr(builder, part)
+    if not callable(builder):
+        raise TypeError(f"{component.module}:{component.attribute} is not a function")
     return builder
 
 
