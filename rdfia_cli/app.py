@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rdfia_cli import __version__, console
+from rdfia_cli.app_plugins import plugins_app
 from rdfia_cli.options import (
     EXECUTION,
     PLACE,
@@ -73,9 +74,10 @@ def rdfia(
     ] = False,
 ) -> None:
     """Controlled image-classification experiments in PyTorch."""
-    if no_plugins:
-        from rdfia_cli import registry
+    from rdfia_cli import entry_points, registry
 
+    entry_points.installed()
+    if no_plugins:
         ctx.with_resource(registry.without_plugins())
 
 
@@ -718,6 +720,8 @@ def receptive_field(
 
     raise typer.Exit(console.call(command.run, ctx.params))
 
+
+app.add_typer(plugins_app, name="plugins")
 
 data_app = typer.Typer(
     help="Manage the cache of decoded datasets.", no_args_is_help=True, rich_markup_mode=None

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import __version__
 from rdfia_cli.errors import UsageError, nearest
@@ -56,24 +56,40 @@ class Entry:
 
 
 @lru_cache(maxsize=1)
+def installed() -> tuple[Entry, ...]:
+    """All entry points of groups that begin with `rdfia.`, of all distributions.
+
+    Called before anything heavy is imported: past a malformed file of anybody's, other libraries
+    can be imported only afterwards.
+    """
+    if _is_shielded():
+        found = list(_read_leniently())
+    else:
+        try:
+            found = list(_read())
+        except Exception:
+            # One malformed file, and the library tells nothing of anyone.
+            found = list(_read_leniently())
+            _shield_others()
+    return tuple(_of(distribution, entry) for entry, distribution in found)
+
+
+def _read() -> Iterator[tuple[Entry, importlib.metadata.Distribution | None]]:
+    """What the library tells, at once or not at all."""
+    known = importlib.metadata.entry_points()
+    for group in sorted(known.groups):
+        if group.startswith(PREFIX):
+            for entry in known.select(group=group):
+                yield _entry(group.removeprefix(PREFIX), entry.name, entry.value), entry.dist
+
+
 def announced() -> tuple[Entry, ...]:
-    """All entry points of groups that begin with `rdfia.`, of the distributions that are chosen.
+    """The entry points of the distributions that are chosen.
 
     Raises:
         UsageError: the environment chooses a plugin that is not installed.
     """
-    try:
-        known = importlib.metadata.entry_points()
-        found = [
-            (_entry(group.removeprefix(PREFIX), entry.name, entry.value), entry.dist)
-            for group in sorted(known.groups)
-            if group.startswith(PREFIX)
-            for entry in known.select(group=group)
-        ]
-    except Exception:
-        # One malformed file, of anybody, and the library tells nothing of anyone.
-        found = list(_read_leniently())
-    return tuple(_chosen([_of(distribution, entry) for entry, distribution in found]))
+    return tuple(_chosen(installed()))
 
 
 def read(groups: Collection[str]) -> tuple[Entry, ...]:
@@ -170,6 +186,30 @@ def _read_leniently() -> Iterator[tuple[Entry, importlib.metadata.Distribution]]
         if key not in seen:
             seen.add(key)
             yield from ((entry, distribution) for entry in _parse(text))
+
+
+class _Lenient(property):
+    """The entry points of a distribution; none where its file is malformed."""
+
+
+def _shield_others() -> None:
+    """Let everybody in this process see the entry points of the sound distributions.
+
+    `import torch` and pydantic look for some, and would end with the error of a malformed file.
+    """
+    strict: Any = importlib.metadata.Distribution.entry_points.fget
+
+    def lenient(distribution: importlib.metadata.Distribution) -> importlib.metadata.EntryPoints:
+        try:
+            return strict(distribution)
+        except Exception:
+            return importlib.metadata.EntryPoints(())
+
+    importlib.metadata.Distribution.entry_points = _Lenient(lenient)  # pyright: ignore
+
+
+def _is_shielded() -> bool:
+    return isinstance(importlib.metadata.Distribution.entry_points, _Lenient)
 
 
 def _text(distribution: importlib.metadata.Distribution) -> str:

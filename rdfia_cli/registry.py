@@ -35,7 +35,7 @@ FILE = "file"
 VARIANT = "variant"
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
-IMPORT_SECONDS = 60.0
+IMPORT_SECONDS = 120.0
 """How long the import of one component may take where all are tried."""
 FIRST_WEIGHTS: Mapping[str, type] = {"pretrained": bool, "weights": Path}
 """Keywords of a model's builder that say where its weights start, with their types."""
@@ -121,15 +121,17 @@ def _rank(component: Component) -> tuple[str, bool, str]:
 @contextlib.contextmanager
 def without_plugins() -> Generator[None]:
     """Leave out every plugin meanwhile, in child processes too."""
-    with entry_points.no_plugins():
+    try:
+        with entry_points.no_plugins():
+            forget()
+            yield
+    finally:
         forget()
-        yield
-    forget()
 
 
 def forget() -> None:
     """Look anew for what is installed and chosen, when it is next asked for."""
-    entry_points.announced.cache_clear()
+    entry_points.installed.cache_clear()
     components.cache_clear()
     recipe.from_plugins.cache_clear()
 
@@ -381,13 +383,15 @@ def is_family(component: Component) -> bool:
     return found is not None and next(iter(found.parameters), None) == VARIANT
 
 
-def listing(*, check: bool = False) -> tuple[Listing, ...]:
+def listing(*, check: bool = False, distribution: str | None = None) -> tuple[Listing, ...]:
     """Every component with its state.
 
     Args:
         check: import each one; otherwise only what its source tells is known.
+        distribution: only its components.
     """
-    return tuple(_list_one(component, check=check) for component in components())
+    chosen = (c for c in components() if distribution in (None, c.distribution))
+    return tuple(_list_one(component, check=check) for component in chosen)
 
 
 def _list_one(component: Component, *, check: bool) -> Listing:
@@ -420,7 +424,11 @@ def _time_limit(component: Component) -> Generator[None]:
     Raises:
         ComponentError: it took longer than IMPORT_SECONDS.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+    can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(
+        signal, "SIGALRM"
+    )
+    # What comes with rdfia ends, however slow the machine; torch does not survive an interruption.
+    if component.distribution == OWN_DISTRIBUTION or not can_interrupt:
         yield
         return
 

@@ -11,7 +11,7 @@ import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdfia_cli import recipe, registry
+from rdfia_cli import recipe
 from rdfia_cli.app import app
 from rdfia_cli.commands.train import OUTPUT_FLAGS, SOURCE_FLAGS, sources
 from rdfia_cli.config import (

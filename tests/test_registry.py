@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import textwrap
@@ -81,37 +80,6 @@ UNIMPORTABLE = {
     ),
 }
 """Found by `rdfia list --check` at the latest."""
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a distribution as pip would, with one module and its entry points."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(site)
-    before = set(sys.modules)
-    registry.forget()
-
-    def write(
-        distribution: str, source: str, entries: str, *, version: str = "1.2", metadata: bool = True
-    ) -> None:
-        module = f"plug_{distribution.lower().replace('-', '_').replace('.', '_')}"
-        (site / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        folder = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        folder.mkdir()
-        if metadata:
-            text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-            (folder / "METADATA").write_text(text, encoding="utf-8")
-        lines = textwrap.dedent(entries).format(module=module)
-        (folder / "entry_points.txt").write_text(lines, encoding="utf-8")
-        importlib.invalidate_caches()
-        registry.forget()
-
-    yield write
-    registry.forget()
-    for name in set(sys.modules) - before:
-        if name.startswith("plug_"):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -385,12 +353,14 @@ def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(instal
         ("zzz", "choose from cnn, lenet, mlp, timm, torchvision, vit"),
     ],
 )
+@pytest.mark.usefixtures("no_plugins")
 def test_an_unknown_name_comes_with_the_nearest_or_all(name, remedy):
     with pytest.raises(ComponentError, match=f"unknown model '{name}'") as caught:
         registry.find("models", Spec(name))
     assert caught.value.remedy == remedy
 
 
+@pytest.mark.usefixtures("no_plugins")
 def test_recipes_are_the_files_of_their_folder(tmp_path, monkeypatch, rdfia):
     (tmp_path / "small.toml").write_text("# A small one\nepochs = 1\n", encoding="utf-8")
     monkeypatch.setattr(recipe, "RECIPES", tmp_path)
