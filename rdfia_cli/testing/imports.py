@@ -24,7 +24,14 @@ SECONDS = 10.0
 """Processor time for what an import adds to torch and rdfia: timm takes half of it."""
 LIMIT = 60.0
 """Seconds by the clock after which an import is given up."""
-PROGRAM = "import sys; from rdfia_cli.testing.imports import main; main(sys.argv[1:])"
+PROGRAM = """
+import sys
+from rdfia_cli import entry_points
+entry_points.installed()
+from rdfia_cli.testing.imports import main
+main(sys.argv[1:])
+"""
+"""The entry points come first: torch cannot be imported past a malformed file of anybody's."""
 
 
 def watch_import(component: registry.Component) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,14 +127,6 @@ def _run(check: Check, subject: Subject) -> Outcome:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Outcome(name, "failed", reason, error)
     return Outcome(name, "passed")
-
-
-def run_all(subject: Subject) -> Iterator[Outcome]:
-    """Run every check of a component's group; what cannot be imported is asked nothing else."""
-    for check in checks_of(subject.component.group):
-        yield run_check(check, subject)
-        if _is_unimportable(check, subject):
-            return
 
 
 def conformance(
