@@ -12,26 +12,27 @@ from rdfia_cli import entry_points, registry, signature
 from rdfia_cli.testing.imports import SECONDS, watch_import
 from rdfia_cli.testing.subject import NonConformityError, NotApplicableError, Subject, require
 
-FIRST: Mapping[str, str] = {
-    "models": "input",
-    "augmentations": "input",
-    "optimizers": "model",
-    "schedules": "optimizer",
-    "datasets": "root",
+GIVEN: Mapping[str, tuple[str, ...]] = {
+    "models": ("input",),
+    "augmentations": ("input",),
+    "optimizers": ("model",),
+    "schedules": ("optimizer",),
+    "datasets": ("root",),
+    "loggers": ("folder", "config"),
 }
-"""What each group's builder is given, in its one positional parameter."""
+"""What each group's builder is given, by position."""
 
 
 def signature_is_bindable(subject: Subject) -> None:
-    """One positional parameter, and keyword-only hyper-parameters with types and defaults."""
+    """What it is given is positional, and its hyper-parameters are keyword-only and have types."""
     builder = registry.load(subject.component)
     everything = list(inspect.signature(builder).parameters.values())
-    first, others = everything[:1], everything[1:]
-    given = FIRST.get(subject.component.group, "what it is given")
+    given = GIVEN[subject.component.group]
+    first, others = everything[: len(given)], everything[len(given) :]
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     require(
-        any(parameter.kind in positional for parameter in first),
-        f"the first parameter must be positional: it is given the {given}",
+        len(first) == len(given) and all(parameter.kind in positional for parameter in first),
+        f"the first parameter must be positional: it is given the {' and the '.join(given)}",
     )
     supplied = registry.SUPPLIED.get(subject.component.group, frozenset())
     absent = supplied - {parameter.name for parameter in others}

@@ -11,7 +11,7 @@ from rdfia_cli import cache
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.spec import Split, Splits
 from rdfia_cli.testing.subject import NotApplicableError, Subject, require
-from rdfia_cli.training import inputs
+from rdfia_cli.training.split_checks import find_flaw
 
 LOOKED_AT = 4096
 """Examples of a split that are compared and measured."""
@@ -53,7 +53,7 @@ def splits_keep_their_contract(subject: Subject) -> None:
     """Each split has as many labels as inputs, all of one shape, and labels that name a class."""
     splits = build(subject)
     for name, split in _parts(splits).items():
-        flaw = inputs.find_flaw(split, splits.input)
+        flaw = find_flaw(split, splits.input)
         require(flaw is None, f"the {name} split {flaw}")
 
 

@@ -29,6 +29,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "optimizers": (*builders.CHECKS, *optimizers.CHECKS),
     "schedules": (*builders.CHECKS, *schedules.CHECKS),
     "datasets": (*builders.CHECKS, *datasets.CHECKS),
+    "loggers": builders.CHECKS,
 }
 """What a component of each group must pass; a check's docstring begins with its promise."""
 
@@ -61,8 +62,8 @@ def promise(check: Check) -> str:
 
 
 def checks_of(group: str) -> tuple[Check, ...]:
-    """The checks of a group; those of every builder where it has none of its own."""
-    return CHECKS.get(group, builders.CHECKS)
+    """The checks of a group."""
+    return CHECKS[group]
 
 
 def declared_exceptions(component: registry.Component) -> Mapping[str, str]:
