@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rdfia_cli import __version__, console
+from rdfia_cli.app_plugins import plugins_app
 from rdfia_cli.options import (
     EXECUTION,
     PLACE,
@@ -62,12 +63,22 @@ def _show_version(shown: bool) -> None:
 
 @app.callback()
 def rdfia(
+    ctx: typer.Context,
+    no_plugins: Annotated[
+        bool,
+        typer.Option("--no-plugins", help="Leave out every plugin; RDFIA_PLUGINS=a,b chooses."),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Controlled image-classification experiments in PyTorch."""
+    from rdfia_cli import entry_points, registry
+
+    entry_points.installed()
+    if no_plugins:
+        ctx.with_resource(registry.without_plugins())
 
 
 @app.command()
@@ -709,6 +720,8 @@ def receptive_field(
 
     raise typer.Exit(console.call(command.run, ctx.params))
 
+
+app.add_typer(plugins_app, name="plugins")
 
 data_app = typer.Typer(
     help="Manage the cache of decoded datasets.", no_args_is_help=True, rich_markup_mode=None

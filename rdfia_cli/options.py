@@ -17,9 +17,9 @@ def complete(group: str) -> object:
     """A completion of component names, read from entry points alone."""
 
     def complete_name(incomplete: str) -> list[str]:
-        from rdfia_cli import registry
+        from rdfia_cli import recipe, registry
 
-        known = registry.recipe_names() if group == "recipes" else registry.names(group)
+        known = recipe.names() if group == "recipes" else registry.names(group)
         return [name for name in known if name.startswith(incomplete)]
 
     return complete_name

@@ -10,31 +10,33 @@ import contextlib
 import fnmatch
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
-import re
+import signal
 import sys
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import signature
-from rdfia_cli.errors import ComponentError, RdfiaError, UsageError, nearest
+from rdfia_cli import __version__, entry_points, recipe, signature
+from rdfia_cli.entry_points import OWN_DISTRIBUTION
+from rdfia_cli.errors import ComponentError, RdfiaError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from types import FrameType
 
     from rdfia_cli.spec import Spec
 
 GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets", "loggers")
-OWN_DISTRIBUTION = "rdfia-cli"
 FILE = "file"
 """What stands for the distribution of a function of a file; its version is the file's hash."""
-RECIPES = Path(__file__).parent / "recipes"
 VARIANT = "variant"
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
+IMPORT_SECONDS = 120.0
+"""How long the import of one component may take where all are tried."""
 FIRST_WEIGHTS: Mapping[str, type] = {"pretrained": bool, "weights": Path}
 """Keywords of a model's builder that say where its weights start, with their types."""
 
@@ -50,6 +52,7 @@ class Component:
             FILE and the first 8 hex digits of the file's SHA-256.
         module, attribute: where the builder stands; the module of a file is its absolute path.
         variant: the member asked for of a family, such as resnet18 of `timm/resnet18`.
+        flaw: why it cannot be used, as far as its distribution's own files tell; or empty.
     """
 
     group: str
@@ -59,6 +62,7 @@ class Component:
     module: str
     attribute: str
     variant: str | None = None
+    flaw: str = ""
 
     @property
     def kind(self) -> str:
@@ -89,39 +93,47 @@ class Listing:
 
 @lru_cache(maxsize=1)
 def components() -> tuple[Component, ...]:
-    """Every entry point of the six groups, by group and name, the built-ins first."""
-    found = {
-        _read_entry(group, entry)
-        for group in GROUPS
-        for entry in importlib.metadata.entry_points(group=f"rdfia.{group}")
-    }
-    return tuple(
-        sorted(
-            found,
-            key=lambda c: (
-                GROUPS.index(c.group),
-                c.name,
-                c.distribution != OWN_DISTRIBUTION,
-                c.distribution,
-            ),
-        )
+    """Every entry point of the six groups, by group and name, the built-ins first.
+
+    Raises:
+        UsageError: the environment chooses a plugin that is not installed.
+    """
+    found = {_component(entry) for entry in entry_points.read(GROUPS)}
+    return tuple(sorted(found, key=lambda c: (GROUPS.index(c.group), *_rank(c))))
+
+
+def _component(entry: entry_points.Entry) -> Component:
+    return Component(
+        group=entry.group,
+        name=entry.name,
+        distribution=entry.distribution,
+        version=entry.version,
+        module=entry.module,
+        attribute=entry.attribute,
+        flaw=entry.flaw,
     )
 
 
-def _read_entry(group: str, entry: importlib.metadata.EntryPoint) -> Component:
-    """An entry point whose value or distribution is unreadable stays, and is listed as broken."""
-    distribution, version = "unknown", "?"
-    with contextlib.suppress(Exception):
-        if entry.dist:
-            distribution, version = _normalised(entry.dist.name), entry.dist.version
-    match = entry.pattern.match(entry.value)
-    module, attribute = (match["module"], match["attr"] or "") if match else (entry.value, "")
-    return Component(group, entry.name, distribution, version, module, attribute)
+def _rank(component: Component) -> tuple[str, bool, str]:
+    return component.name, component.distribution != OWN_DISTRIBUTION, component.distribution
 
 
-def _normalised(distribution: str) -> str:
-    """The one spelling of a distribution's name that PEP 503 gives."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+@contextlib.contextmanager
+def without_plugins() -> Generator[None]:
+    """Leave out every plugin meanwhile, in child processes too."""
+    try:
+        with entry_points.no_plugins():
+            forget()
+            yield
+    finally:
+        forget()
+
+
+def forget() -> None:
+    """Look anew for what is installed and chosen, when it is next asked for."""
+    entry_points.installed.cache_clear()
+    components.cache_clear()
+    recipe.from_plugins.cache_clear()
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -143,8 +155,10 @@ def find(group: str, spec: Spec) -> Component:
 
     Raises:
         ComponentError: no component has that name, two plugins claim it, or the
-            distribution asked for lacks it; there is no such file, or no such function in it.
+            distribution asked for lacks it; there is no such file, or no such function in it; any
+            plugin is broken and the environment is strict.
     """
+    refuse_failures()
     if spec.file is not None:
         return _find_file(group, spec, *spec.file)
     found = claimants(group, spec.name)
@@ -172,7 +186,7 @@ def _choose(found: Sequence[Component], spec: Spec) -> Component:
     """The one of several claimants of a name that a spec means."""
     kind, name = found[0].kind, found[0].name
     if spec.distribution is not None:
-        wanted = _normalised(spec.distribution)
+        wanted = entry_points.normalised(spec.distribution)
         for component in found:
             if component.distribution == wanted:
                 return component
@@ -248,6 +262,7 @@ def source_parameters(component: Component) -> signature.Signature | None:
     Raises:
         ComponentError: the component is broken.
     """
+    _refuse_flaw(component)
     try:
         found = signature.of_source(component.module, component.attribute)
     except signature.BrokenSourceError as error:
@@ -287,15 +302,19 @@ def load(component: Component) -> Callable[..., Any]:
     Raises:
         ComponentError: the import fails, whatever it raises, `sys.exit` included.
     """
+    _refuse_flaw(component)
     with naming(component, "cannot be imported"):
-        is_file = component.distribution == FILE
-        builder: Any = (
-            _import_file(component) if is_file else importlib.import_module(component.module)
-        )
-        for part in component.attribute.split("."):
-            builder = getattr(builder, part)
-        if not callable(builder):
-            raise TypeError(f"{component.module}:{component.attribute} is not a function")
+        return import_builder(component)
+
+
+def import_builder(component: Component) -> Callable[..., Any]:
+    """Import a component's builder; whatever that raises or prints comes through."""
+    is_file = component.distribution == FILE
+    builder: Any = _import_file(component) if is_file else importlib.import_module(component.module)
+    for part in component.attribute.split("."):
+        builder = getattr(builder, part)
+    if not callable(builder):
+        raise TypeError(f"{component.module}:{component.attribute} is not a function")
     return builder
 
 
@@ -364,21 +383,25 @@ def is_family(component: Component) -> bool:
     return found is not None and next(iter(found.parameters), None) == VARIANT
 
 
-def listing(*, check: bool = False) -> tuple[Listing, ...]:
+def listing(*, check: bool = False, distribution: str | None = None) -> tuple[Listing, ...]:
     """Every component with its state.
 
     Args:
         check: import each one; otherwise only what its source tells is known.
+        distribution: only its components.
     """
-    return tuple(_list_one(component, check=check) for component in components())
+    chosen = (c for c in components() if distribution in (None, c.distribution))
+    return tuple(_list_one(component, check=check) for component in chosen)
 
 
 def _list_one(component: Component, *, check: bool) -> Listing:
     text = ""
     try:
+        _refuse_flaw(component)
         text = signature.description(component.module, component.attribute)
         if check:
-            load(component)
+            with _time_limit(component):
+                load(component)
     except signature.BrokenSourceError as error:
         return Listing(component, "", "broken", str(error))
     except ComponentError as error:
@@ -392,6 +415,64 @@ def _list_one(component: Component, *, check: bool) -> Listing:
         return Listing(component, text, "ok", None)
     ask = f"ask for {component.name}@{component.distribution}"
     return Listing(component, text, "shadowed", f"'{component.name}' {owner}: {ask}")
+
+
+@contextlib.contextmanager
+def _time_limit(component: Component) -> Generator[None]:
+    """Give up an import that never ends, where signals can interrupt it.
+
+    Raises:
+        ComponentError: it took longer than IMPORT_SECONDS.
+    """
+    can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(
+        signal, "SIGALRM"
+    )
+    # What comes with rdfia ends, however slow the machine; torch does not survive an interruption.
+    if component.distribution == OWN_DISTRIBUTION or not can_interrupt:
+        yield
+        return
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise _broken(component, f"its import did not end within {IMPORT_SECONDS:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def refuse_failures() -> None:
+    """Where the environment is strict, refuse to go on beside a plugin that cannot be used.
+
+    Raises:
+        ComponentError: naming every component of a plugin that is broken or shadowed.
+    """
+    if not entry_points.is_strict():
+        return
+    third = (c for c in components() if c.distribution != OWN_DISTRIBUTION)
+    failures = [each for c in third if (each := _list_one(c, check=True)).state != "ok"]
+    if failures:
+        told = (f"{each.component.address} is {each.state}: {each.error}" for each in failures)
+        raise ComponentError(
+            f"{entry_points.STRICT} is set, and {'; '.join(told)}",
+            f"mend or uninstall it, choose with {entry_points.CHOICE}, or unset the variable",
+        )
+
+
+def _refuse_flaw(component: Component) -> None:
+    """Refuse what its distribution's own files say cannot be used.
+
+    Raises:
+        ComponentError: with what they say.
+    """
+    if component.flaw:
+        raise ComponentError(
+            f"{component.address} is broken: {component.flaw}",
+            f"install a release of {component.distribution} that fits rdfia {__version__}",
+        )
 
 
 def _broken(component: Component, reason: str) -> ComponentError:
@@ -418,27 +499,3 @@ def naming(component: Component, failure: str) -> Generator[None]:
             f"{component.address} {failure}: {reason}",
             "see the whole error with --traceback",
         ) from error
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe.
-
-    Raises:
-        UsageError: there is no such recipe.
-    """
-    if name not in recipe_names():
-        raise UsageError(
-            f"unknown recipe '{name}'", nearest(name, recipe_names(), "rdfia list recipes")
-        )
-    return RECIPES / f"{name}.toml"
-
-
-def recipe_names() -> tuple[str, ...]:
-    """The names of the recipes that come with rdfia."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
-
-
-def recipe_description(name: str) -> str:
-    """What a recipe is for: the comment on its first line."""
-    first = recipe_path(name).read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip()

@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import registry
+from rdfia_cli import recipe
 from rdfia_cli.errors import UsageError
 from rdfia_cli.spec import parse_spec
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENVIRONMENT_PREFIX = "RDFIA_"
-ENVIRONMENT_OTHERS = frozenset({"RDFIA_CACHE", "RDFIA_TEST_DATA"})
+ENVIRONMENT_OTHERS = frozenset(
+    {"RDFIA_CACHE", "RDFIA_TEST_DATA", "RDFIA_PLUGINS", "RDFIA_STRICT_PLUGINS"}
+)
 """Environment variables that are no settings of a run."""
 SWEEP = "sweep"
 """The table of a file that says what `rdfia sweep` varies, and how."""
@@ -105,7 +107,7 @@ def _recipe_and_below(name: str, above: Sequence[str]) -> list[tuple[Path, str]]
     """A recipe, and before it the one that it builds on."""
     if name in above:
         raise UsageError(f"recipe {name} builds on itself", "name another recipe in it")
-    path, origin = registry.recipe_path(name), f"recipe {name}"
+    path, origin = recipe.path_of(name), f"recipe {name}"
     base = _load_toml(path, origin).get(RECIPE)
     below = [] if base is None else _recipe_and_below(_text(base, origin), (*above, name))
     return [*below, (path, origin)]

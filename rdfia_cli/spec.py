@@ -202,6 +202,39 @@ class Augmentation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Visit:
+    """Which examples a training batch holds, and when.
+
+    Attributes:
+        examples: (B,) int64, their indices in the train split: the same in every epoch.
+        epoch: how many whole epochs came before.
+        seed: of the run.
+    """
+
+    examples: Tensor
+    epoch: int
+    seed: int
+
+
+@runtime_checkable
+class SeesExamples(Protocol):
+    """An augmentation that treats an example by what it did to it in other epochs."""
+
+    def visit(self, batch: Batch, generator: torch.Generator, visit: Visit) -> Batch:
+        """Take the place of a call while training; what it does follows from its arguments."""
+        ...
+
+
+@runtime_checkable
+class FitsInputs(Protocol):
+    """A model whose first weights follow from what it is fed, such as a whitening first layer."""
+
+    def fit_inputs(self, inputs: Tensor) -> None:
+        """Look at normalised train examples (N, ...) float32, once, before the first step."""
+        ...
+
+
 @runtime_checkable
 class HandDifferentiated(Protocol):
     """A model that writes its own gradients; the training step then never calls autograd."""

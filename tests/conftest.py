@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import math
 import os
 import random
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from rdfia_cli import console
+from rdfia_cli import console, registry
 from rdfia_cli.app import app
 from rdfia_cli.config import resolve
 from rdfia_cli.sources import Sources
@@ -205,3 +208,52 @@ def example_run(tmp_path: Path) -> Callable[..., Path]:
 def example_sweep(tmp_path: Path) -> Callable[..., Path]:
     """`make_sweep` under a name in the empty folder."""
     return lambda name="sweep", **settings: make_sweep(tmp_path / name, **settings)
+
+
+@pytest.fixture
+def no_plugins() -> Iterator[None]:
+    """Whatever is installed, the built-ins alone are there."""
+    with registry.without_plugins():
+        yield
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution as pip would, with one module and its entry points."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    reader = importlib.metadata.Distribution
+    # Past a malformed file it becomes a lenient one for the rest of the process.
+    monkeypatch.setattr(reader, "entry_points", reader.entry_points)
+    before = set(sys.modules)
+    registry.forget()
+
+    def write(
+        distribution: str,
+        source: str,
+        entries: str | bytes,
+        *,
+        version: str = "1.2",
+        metadata: bool = True,
+        requires: str = "",
+    ) -> None:
+        module = f"plug_{distribution.lower().replace('-', '_').replace('.', '_')}"
+        (site / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        folder = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        if metadata:
+            text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+            text += f"Requires-Dist: {requires}\n" if requires else ""
+            (folder / "METADATA").write_text(text, encoding="utf-8")
+        if isinstance(entries, str):
+            entries = textwrap.dedent(entries).format(module=module).encode()
+        (folder / "entry_points.txt").write_bytes(entries)
+        importlib.invalidate_caches()
+        registry.forget()
+
+    yield write
+    registry.forget()
+    for name in set(sys.modules) - before:
+        if name.startswith("plug_"):
+            del sys.modules[name]

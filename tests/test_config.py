@@ -11,7 +11,7 @@ import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdfia_cli import registry
+from rdfia_cli import recipe
 from rdfia_cli.app import app
 from rdfia_cli.commands.train import OUTPUT_FLAGS, SOURCE_FLAGS, sources
 from rdfia_cli.config import (
@@ -63,7 +63,7 @@ def layered(toml, tmp_path, monkeypatch):
     """Give one key to the lowest sources, up to the level asked for."""
     folder = tmp_path / "recipes"
     folder.mkdir()
-    monkeypatch.setattr(registry, "RECIPES", folder)
+    monkeypatch.setattr(recipe, "RECIPES", folder)
 
     def give(key: str, values: list[str], level: int, *, quoted: bool) -> Resolved:
         written = [f'"{v}"' if quoted else v for v in values]
@@ -272,7 +272,7 @@ def test_an_unknown_key_of_any_source_is_refused_with_the_nearest(
     toml, monkeypatch, tmp_path, key, toml_text, told, remedy
 ):
     file = toml(toml_text)
-    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
     variable = "RDFIA_" + key.upper().replace(".", "__")
     for given_sources, origin in (
         ({"assignments": [f"{key}=3"]}, f"(--set {key})"),
@@ -543,10 +543,10 @@ def test_the_command_line_hands_over_every_source(monkeypatch):
     assert handed.environment["RDFIA_SEED"] == "3"
 
 
-@pytest.mark.parametrize("name", registry.recipe_names())
+@pytest.mark.parametrize("name", recipe.names())
 def test_every_recipe_resolves_and_says_what_it_is_for(name):
     assert resolve(Sources({}, recipe=name, sweep=True)).config.epochs > 0
-    assert registry.recipe_path(name).read_text(encoding="utf-8").startswith("# ")
+    assert recipe.path_of(name).read_text(encoding="utf-8").startswith("# ")
 
 
 @pytest.mark.parametrize("given", ["[]", '["horizontal_flip"]', '["random_crop:size=6"]'])
@@ -590,7 +590,7 @@ def test_a_file_may_build_on_a_recipe(tmp_path):
 
 
 def test_a_recipe_does_not_build_on_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
     (tmp_path / "one.toml").write_text('recipe = "other"\n')
     (tmp_path / "other.toml").write_text('recipe = "one"\n')
     with pytest.raises(UsageError, match="recipe one builds on itself"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import textwrap
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdfia_cli import config, registry
+from rdfia_cli import config, recipe, registry
 from rdfia_cli.errors import ComponentError, UsageError
 from rdfia_cli.sources import Sources
 from rdfia_cli.spec import Spec, parse_spec
@@ -81,37 +80,6 @@ UNIMPORTABLE = {
     ),
 }
 """Found by `rdfia list --check` at the latest."""
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a distribution as pip would, with one module and its entry points."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(site)
-    before = set(sys.modules)
-    registry.components.cache_clear()
-
-    def write(
-        distribution: str, source: str, entries: str, *, version: str = "1.2", metadata: bool = True
-    ) -> None:
-        module = f"plug_{distribution.lower().replace('-', '_').replace('.', '_')}"
-        (site / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        folder = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        folder.mkdir()
-        if metadata:
-            text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-            (folder / "METADATA").write_text(text, encoding="utf-8")
-        lines = textwrap.dedent(entries).format(module=module)
-        (folder / "entry_points.txt").write_text(lines, encoding="utf-8")
-        importlib.invalidate_caches()
-        registry.components.cache_clear()
-
-    yield write
-    registry.components.cache_clear()
-    for name in set(sys.modules) - before:
-        if name.startswith("plug_"):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -278,7 +246,7 @@ def test_a_distribution_is_found_in_any_spelling_that_pip_accepts(install, asked
 def test_the_same_plugin_found_twice_on_the_path_is_one(install, monkeypatch, tmp_path):
     install("alpha", PLAIN, "[rdfia.models]\nsame = {module}:build\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    registry.components.cache_clear()
+    registry.forget()
     assert len(registry.claimants("models", "same")) == 1
 
 
@@ -385,19 +353,21 @@ def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(instal
         ("zzz", "choose from cnn, lenet, mlp, timm, torchvision, vit"),
     ],
 )
+@pytest.mark.usefixtures("no_plugins")
 def test_an_unknown_name_comes_with_the_nearest_or_all(name, remedy):
     with pytest.raises(ComponentError, match=f"unknown model '{name}'") as caught:
         registry.find("models", Spec(name))
     assert caught.value.remedy == remedy
 
 
+@pytest.mark.usefixtures("no_plugins")
 def test_recipes_are_the_files_of_their_folder(tmp_path, monkeypatch, rdfia):
     (tmp_path / "small.toml").write_text("# A small one\nepochs = 1\n", encoding="utf-8")
-    monkeypatch.setattr(registry, "RECIPES", tmp_path)
-    assert registry.recipe_names() == ("small",)
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+    assert recipe.names() == ("small",)
     assert rdfia("list", "recipes").out == "recipes\n  small  A small one\n"
     with pytest.raises(UsageError, match="unknown recipe 'smal'") as caught:
-        registry.recipe_path("smal")
+        recipe.path_of("smal")
     assert caught.value.remedy == "did you mean 'small'?"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import __version__, console, registry, signature
+from rdfia_cli import console, recipe, registry, signature
 from rdfia_cli.errors import UsageError, nearest
 from rdfia_cli.spec import Spec
 
@@ -22,6 +22,7 @@ def run(flags: Mapping[str, Any]) -> None:
     known = (*registry.GROUPS, RECIPES)
     if group is not None and group not in known:
         raise UsageError(f"unknown group '{group}'", nearest(group, known))
+    registry.refuse_failures()
     found = [
         entry
         for entry in (*_components(check=flags["check"]), *_recipes())
@@ -58,15 +59,16 @@ def _components(*, check: bool) -> Iterator[dict[str, Any]]:
 
 
 def _recipes() -> Iterator[dict[str, Any]]:
-    for name in registry.recipe_names():
+    for each in recipe.all_recipes():
+        missing = each.path is None
         yield {
             "group": RECIPES,
-            "name": name,
-            "distribution": registry.OWN_DISTRIBUTION,
-            "version": __version__,
-            "description": registry.recipe_description(name),
-            "state": "ok",
-            "error": None,
+            "name": each.name,
+            "distribution": each.distribution,
+            "version": each.version,
+            "description": each.description,
+            "state": "broken" if missing else "ok",
+            "error": f"there is no file {each.name}.toml" if missing else None,
         }
 
 

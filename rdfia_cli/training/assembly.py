@@ -28,6 +28,7 @@ from rdfia_cli.errors import ChangedError, ComponentError, UsageError
 from rdfia_cli.lean_torch import spare_compiler, spare_step
 from rdfia_cli.spec import (
     Augmentation,
+    FitsInputs,
     HandDifferentiated,
     InputSpec,
     Logger,
@@ -47,6 +48,9 @@ from rdfia_cli.training.objective import choose_objective
 from rdfia_cli.training.precision import Arithmetic, choose_arithmetic, choose_device
 from rdfia_cli.training.randomness import derive_seed, seed_global_generators
 from rdfia_cli.training.verification import Verification
+
+EXAMPLES_FITTED = 5000
+"""Train examples that a model may look at before its first step, as many as airbench takes."""
 
 RETURNS: Mapping[str, type] = {
     "model": nn.Module,
@@ -348,6 +352,7 @@ def prepare(
     train = assembly.splits.train
     if statistics is None:
         statistics = _fit_statistics(assembly).to(assembly.device)
+        _fit_model(assembly, statistics)
     evaluated = {
         name: assembly.pipeline(split, statistics)
         for name, split in (
@@ -396,6 +401,21 @@ def _freeze(assembly: Assembly) -> Sequence[nn.Module]:
         return ()
     freeze_backbone(assembly.model)
     return frozen_modules(assembly.model)
+
+
+def _fit_model(assembly: Assembly, statistics: inputs.Statistics) -> None:
+    """Show a model that asks for them examples from all over the train split, not augmented."""
+    if not isinstance(assembly.model, FitsInputs):
+        return
+    train = assembly.splits.train
+    most = max(1, inputs.EVALUATION_VALUES // train.inputs[0].numel())
+    count = min(len(train), EXAMPLES_FITTED, most)
+    chosen = train.select(torch.arange(count) * len(train) // count)
+    batches = assembly.passing_pipeline(chosen, statistics).evaluation_batches()
+    shown = torch.cat([batch.inputs for batch in batches])
+    component = registry.find("models", parse_spec(assembly.config.model.name))
+    with registry.naming(component, "cannot look at its inputs"), torch.no_grad():
+        assembly.model.fit_inputs(shown)
 
 
 def _fit_statistics(assembly: Assembly) -> inputs.Statistics:

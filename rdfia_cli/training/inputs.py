@@ -23,8 +23,10 @@ from rdfia_cli.spec import (
     InputSpec,
     Memory,
     PixelStatistics,
+    SeesExamples,
     Split,
     Splits,
+    Visit,
 )
 from rdfia_cli.training.randomness import derive_seed
 
@@ -315,7 +317,11 @@ class Pipeline:
         for position, augmentation in enumerate(self.augmentations):
             seed = derive_seed(self.seed, f"augmentation {position}", epoch, step)
             generator = torch.Generator(self.device).manual_seed(seed)
-            batch = augmentation(batch, generator)
+            if isinstance(augmentation, SeesExamples):
+                visit = Visit(indices, epoch, self.seed)
+                batch = augmentation.visit(batch, generator, visit)
+            else:
+                batch = augmentation(batch, generator)
         return self._finish(batch)
 
     def expect(self, indices: Tensor) -> None:

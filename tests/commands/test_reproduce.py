@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from rdfia_cli import registry
+from rdfia_cli import recipe
 from rdfia_cli.config import resolve
 from rdfia_cli.report.figures import FIGURES, Curve, read_curve
 from rdfia_cli.sources import Sources
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_every_figure_has_a_recipe_and_every_recipe_of_the_report_a_figure():
     made = {figure.recipe for figure in FIGURES}
-    assert made <= {*registry.recipe_names()}
+    assert made <= {*recipe.names()}
     # At 224 x 224 from scratch it takes days on a CPU, so it is made by name only.
-    assert {*registry.recipe_names()} - made <= {"vit-small-timm", "speedrun-cifar10"}
+    assert {*recipe.names()} - made <= {"vit-small-timm", "speedrun-cifar10"}
     assert [f.name for f in FIGURES[:17]] == [str(n) for n in range(1, 18)]
 
 

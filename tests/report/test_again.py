@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from rdfia_cli import registry
+from rdfia_cli import recipe
 from rdfia_cli.app import app
 from rdfia_cli.commands.train import sources
 from rdfia_cli.config import PLACEMENT, RunConfig, resolve
@@ -50,7 +50,7 @@ def test_all_settings_at_once_come_back():
     assert parsed(command_line(config)).digest == config.digest
 
 
-@pytest.mark.parametrize("name", registry.recipe_names())
+@pytest.mark.parametrize("name", recipe.names())
 def test_every_recipe_comes_back(name: str):
     config = resolve(Sources({}, recipe=name, sweep=True)).config
     assert parsed(command_line(config)).digest == config.digest

@@ -1,0 +1,1 @@
+"""ConvMixer for rdfia."""

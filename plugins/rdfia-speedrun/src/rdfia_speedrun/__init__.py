@@ -1,0 +1,1 @@
+"""The ingredients of the CIFAR-10 speed records for rdfia."""
