@@ -421,7 +421,7 @@ def test_a_run_that_ctrl_c_preempted_stops_the_loop_of_a_shell_too():
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("rdfia train c", ["cnn"]),
+        ("rdfia train cn", ["cnn"]),
         ("rdfia train --optimizer ad", ["adam", "adamw"]),
         ("rdfia train --data d", ["digits"]),
         ("rdfia train --augment random_c", ["random_crop"]),

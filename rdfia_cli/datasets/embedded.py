@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
     from rdfia_cli.spec import Count, Fraction, NonNegative, Size
 
-CONFORMANCE_EXCEPTIONS = {
-    name: {
-        "import_has_no_side_effects": "scikit-learn draws from Python's generator when it is "
-        "imported; a run seeds that generator afterwards"
-    }
-    for name in ("circles", "digits")
-}
 DIGITS_MAXIMUM = 16
 DIGITS_CLASSES = 10
 

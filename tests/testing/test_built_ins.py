@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import pytest
 from PIL import Image
 
@@ -27,6 +29,8 @@ def no_network(monkeypatch, tmp_path):
     """Downloads are refused at once: a dataset that needs one says so, and is not applicable."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    # It remembers the proxies of its first call; later tests are to have their own.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setenv("RDFIA_CACHE", str(tmp_path / "cache"))
 
 
