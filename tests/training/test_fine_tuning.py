@@ -204,8 +204,8 @@ RATES = ("--layer-decay", "0.7", "--head-lr-factor", "3", "--schedule", "one_cyc
     ],
     ids=["layer_decay", "freeze"],
 )
-def test_fine_tuning_resumes_to_the_same_bytes(rdfia, tmp_path, chosen):
-    whole = train(rdfia, *chosen, "--epochs", "2", "--out", "whole")
+def test_fine_tuning_resumes_to_the_same_bytes(rdfia_process, tmp_path, chosen):
+    whole = train(rdfia_process, *chosen, "--epochs", "2", "--out", "whole")
     code = (
         "import os, sys\n"
         "from rdfia_cli.training import checkpoint\n"
@@ -223,5 +223,5 @@ def test_fine_tuning_resumes_to_the_same_bytes(rdfia, tmp_path, chosen):
 
     command = [sys.executable, "-c", code, "train", *chosen, "--epochs", "2", "--out", "killed"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == -9
-    resumed = train(rdfia, *chosen, "--epochs", "2", "--out", "killed")
+    resumed = train(rdfia_process, *chosen, "--epochs", "2", "--out", "killed")
     assert resumed["weights_sha256"] == whole["weights_sha256"]
