@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -139,7 +140,7 @@ def run_pass(
         journal.add(call, [(t, tracker.field(t) or nothing(t.shape, image)) for t in tensors])
 
     failure: Exception | None = None
-    with torch.inference_mode(), watch_calls(model, note) as calls:
+    with torch.inference_mode(), _usual_kernels(), watch_calls(model, note) as calls:
         images = torch.empty(1, *shape, device="meta")
         tracker.follow(images, field_of_image(images.shape, largest or LARGEST))
         try:
@@ -148,3 +149,18 @@ def run_pass(
         except Exception as error:
             failure = error
     return Pass(journal.outputs, failure)
+
+
+@contextlib.contextmanager
+def _usual_kernels() -> Generator[None]:
+    """Let torch resample on meta as on the CPU, though a run asked for deterministic kernels.
+
+    Asked for them, it gathers the neighbours by index there, which blurs what each output sees.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    # The public function would import the compiler.
+    torch._C._set_deterministic_algorithms(False)  # pyright: ignore[reportPrivateUsage]
+    try:
+        yield
+    finally:
+        torch._C._set_deterministic_algorithms(before)  # pyright: ignore[reportPrivateUsage]

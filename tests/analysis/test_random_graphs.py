@@ -25,15 +25,6 @@ PAIR, GROUPS = st.tuples(ONE_TO_3, ONE_TO_3), st.sampled_from([1, 2, 4])
 AXIS = st.sampled_from([2, 3])
 
 
-@pytest.fixture(autouse=True)
-def usual_kernels():
-    """On meta tensors torch has other kernels once a run has asked for deterministic ones."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch._C._set_deterministic_algorithms(False)
-    yield
-    torch._C._set_deterministic_algorithms(before)
-
-
 class Step(nn.Module):
     """A function of images (1, 4, H, W), with a convolution that it may use."""
 
@@ -218,3 +209,16 @@ def test_a_random_network_sees_every_single_pixel_that_nan_reaches(steps: list[S
             (field.rows, field.columns), poisoned_pixel_by_pixel(model, image), strict=True
         ):
             np.testing.assert_array_equal(np.broadcast_to(bounds, seen.shape), seen)
+
+
+def test_deterministic_kernels_asked_for_by_a_run_change_no_field():
+    step = plain(partial(F.interpolate, size=(1, 1), mode="bilinear"), "bilinear")
+    image = torch.rand(1, CHANNELS, 6, 5)
+    model = usable([step], image)
+    torch._C._set_deterministic_algorithms(True)
+    try:
+        found = verify(copy.deepcopy(model).to("meta"), model, tuple(image.shape[1:]))
+    finally:
+        torch._C._set_deterministic_algorithms(False)
+    assert found
+    assert all((verdict.smaller, verdict.larger) == (0, 0) for verdict in found)
