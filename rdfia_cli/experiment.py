@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -351,11 +351,11 @@ def record(
         }
         logs[run.METRICS].append(line)
         return line
-    scores = {name: asdict(score) for name, score in event.evaluations.items()}
+    scores = {name: {**vars(score)} for name, score in event.evaluations.items()}
     line = {
         "epoch": event.epoch,
         "learning_rate": event.learning_rate,
-        "train": asdict(event.train),
+        "train": {**vars(event.train)},
         **scores,
     }
     logs[run.METRICS].append(line)

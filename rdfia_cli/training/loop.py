@@ -277,10 +277,10 @@ def _learn_from_validation(state: TrainingState, plan: Plan, found: Score) -> No
 
 def _score_of_steps(progress: Progress, plan: Plan) -> Score:
     examples = len(plan.train.split)
-    sizes = torch.full((plan.steps_per_epoch,), plan.batch_size, dtype=torch.double)
-    sizes[-1] = examples - plan.batch_size * (plan.steps_per_epoch - 1)
-    losses = progress.losses.cpu().double()
-    return Score((losses @ sizes).item() / examples, progress.correct.item() / examples)
+    *full, last = progress.losses.tolist()
+    remaining = examples - plan.batch_size * len(full)
+    total = math.fsum([*(loss * plan.batch_size for loss in full), last * remaining])
+    return Score(total / examples, progress.correct.item() / examples)
 
 
 def refuse_divergence(state: TrainingState) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rdfia_cli.sweep import stacked
 from rdfia_cli.sweep.ordinary import run_ordinary
 from rdfia_cli.sweep.stacked import run_stacked
 from rdfia_cli.sweep.trial import (
@@ -222,6 +223,21 @@ def test_trials_of_several_structures_are_told_apart(make_trials, weights_of):
     for stacked, single in zip(together, alone, strict=True):
         list(run_ordinary(single))
         assert_alike(weights_of(stacked.folder), weights_of(single.folder))
+
+
+def test_trials_of_one_structure_are_one_stack(make_trials, monkeypatch: pytest.MonkeyPatch):
+    # The first model of a structure is tried on its own before, which must set it apart in nothing.
+    sizes: list[int] = []
+
+    class Counted(stacked.Stack):
+        def __init__(self, members: Sequence[Any], *, even: bool) -> None:
+            sizes.append(len(members))
+            super().__init__(members, even=even)
+
+    monkeypatch.setattr(stacked, "Stack", Counted)
+    rates = ({"optimizer.lr": rate, "epochs": 1} for rate in (0.01, 0.02, 0.03, 0.04))
+    list(stacked.run_stacked(make_trials(list(rates), "one")))
+    assert sizes == [4]
 
 
 def test_the_loss_of_each_step_is_logged_where_a_trial_asks_for_it(make_trials):

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 TENSORS = frozenset({"_parameters", "_buffers", "_modules"})
 RATES: Mapping[type, str] = {nn.Dropout: "p"}
 """Settings that a stack takes for each trial: the rate of dropout."""
+MODE = "training"
+"""A stack sets the modes of its modules itself; how a trial left its own is no matter."""
 
 
 def find_difference(one: nn.Module, other: nn.Module) -> str | None:
@@ -53,9 +55,9 @@ def _find_in_module(ours: nn.Module, theirs: nn.Module) -> str | None:
     for kind in ("_parameters", "_buffers"):
         if (name := _find_in_tensors(mine[kind], others[kind])) is not None:
             return f"has another '{name}'"
-    lifted = RATES.get(type(ours))
+    apart = {*TENSORS, MODE, RATES.get(type(ours))}
     for key, value in mine.items():
-        if key not in TENSORS and key != lifted and not equal(value, others[key]):
+        if key not in apart and not equal(value, others[key]):
             return f"has another {key}"
     return None
 

@@ -33,8 +33,8 @@ from rdfia_cli.training.loop import Plan, TrainingState
 from rdfia_cli.training.metrics import Score
 from rdfia_cli.training.randomness import derive_seed, draw_order
 
-EVALUATED_TOGETHER = 16
-"""Slots whose models score a batch of evaluation at once, which bounds the memory."""
+EVALUATED_TOGETHER = 16_384
+"""Examples that some slots score at once, counted for each of them, which bounds the memory."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Stack:
         wanted: int,
     ) -> Iterator[Tensor]:
         """The logits of some slots after the others, as many together as memory bears."""
-        for part in self._divide(len(self._pad(range(wanted)))):
+        for part in self._divide(len(self._pad(range(wanted))), len(inputs)):
             # One input for all would fold the slots into one product, whose bits then depend on
             # how many they are.
             repeated = inputs.expand(part.stop - part.start, *inputs.shape)
@@ -170,10 +170,10 @@ class Stack:
             )
             yield logits.float().cpu()
 
-    def _divide(self, slots: int) -> Iterator[slice]:
-        """Slices of slots, of a number that a stack may have."""
+    def _divide(self, slots: int, examples: int) -> Iterator[slice]:
+        """Slices of slots, of a number that a stack may have, to score some examples each."""
         variable = self._even and self._device.type == "cpu"
-        most = EVALUATED_TOGETHER if variable else slots
+        most = max(LEAST_SLOTS + 1, EVALUATED_TOGETHER // examples) if variable else slots
         begin = 0
         while begin < slots:
             end = min(begin + most, slots)
