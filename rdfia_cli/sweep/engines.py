@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from rdfia_cli.sweep.failure import describe_failure
 from rdfia_cli.sweep.stacking.fitness import ApartError
@@ -18,7 +19,7 @@ from rdfia_cli.sweep.stacking.preparation import (
 )
 from rdfia_cli.sweep.stacking.stack import Stack
 from rdfia_cli.sweep.trial import Chosen, Trial
-from rdfia_cli.training.loop import fit
+from rdfia_cli.training.loop import StepEnd, fit
 
 TIMED_STEPS = 3
 LEAST_GAIN = 1.05
@@ -52,9 +53,9 @@ def choose_engine(trials: Sequence[Trial]) -> Chosen:
         return Chosen("process", f"not stacked: {difference or 'there is only one'}")
     alone = shared.assemble(group[0].trial.config)
     try:
-        fit = fit_together(group)
+        way = fit_together(group)
         single = Prepared(group[0].trial, alone, shared.prepare(alone))
-        gain = _compare(group[: fit.width], single, even=fit.even)
+        gain = _compare(group[: way.width], single, even=way.even)
     except ApartError as error:
         return Chosen("process", f"not stacked: {error}")
     except RuntimeError as error:
@@ -68,17 +69,32 @@ def _compare(group: Sequence[Prepared], alone: Prepared, *, even: bool) -> float
     """How many times as fast a stack is as its trials one after the other."""
     stack = Stack([each.member for each in group], even=even)
     stack.begin_epoch()
-    steps = group[0].member.plan.steps_per_epoch
-    ordinary = fit(alone.member.state, alone.member.plan)
+    plans = [each.member.plan for each in group]
+    steps = plans[0].steps_per_epoch
+    # A schedule may refuse to go beyond the end of its run.
+    count = min(TIMED_STEPS + 1, *(steps * plan.epochs for plan in plans))
+    ordinary = _time_steps(alone)
     together: list[float] = []
     apart: list[float] = []
-    for index in range(TIMED_STEPS + 1):
+    for index in range(count):
         step = index % steps
         with one_thread():
             together.append(_time(lambda step=step: stack.step(step)))
-        apart.append(_time(lambda: next(ordinary)))
-    # The first of each warms up.
-    return len(group) * statistics.median(apart[1:]) / statistics.median(together[1:])
+        apart.append(next(ordinary))
+    # The first of each warms up, where there is another one.
+    warm = min(1, count - 1)
+    return len(group) * statistics.median(apart[warm:]) / statistics.median(together[warm:])
+
+
+def _time_steps(alone: Prepared) -> Iterator[float]:
+    """The seconds of one step after the other in the ordinary way; nothing is scored."""
+    state, plan = alone.member.state, replace(alone.member.plan, evaluations={})
+    events = fit(state, plan)
+    began = time.perf_counter()
+    for event in events:
+        if isinstance(event, StepEnd):
+            yield time.perf_counter() - began
+        began = time.perf_counter()
 
 
 def _time(work: Callable[[], object]) -> float:

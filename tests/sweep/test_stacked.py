@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rdfia_cli.sweep import stacked
+import rdfia_cli.sweep.stacked as stacked_engine
 from rdfia_cli.sweep.ordinary import run_ordinary
 from rdfia_cli.sweep.stacked import run_stacked
 from rdfia_cli.sweep.trial import (
@@ -229,14 +229,14 @@ def test_trials_of_one_structure_are_one_stack(make_trials, monkeypatch: pytest.
     # The first model of a structure is tried on its own before, which must set it apart in nothing.
     sizes: list[int] = []
 
-    class Counted(stacked.Stack):
+    class Counted(stacked_engine.Stack):
         def __init__(self, members: Sequence[Any], *, even: bool) -> None:
             sizes.append(len(members))
             super().__init__(members, even=even)
 
-    monkeypatch.setattr(stacked, "Stack", Counted)
+    monkeypatch.setattr(stacked_engine, "Stack", Counted)
     rates = ({"optimizer.lr": rate, "epochs": 1} for rate in (0.01, 0.02, 0.03, 0.04))
-    list(stacked.run_stacked(make_trials(list(rates), "one")))
+    list(run_stacked(make_trials(list(rates), "one")))
     assert sizes == [4]
 
 

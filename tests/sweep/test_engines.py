@@ -1,0 +1,35 @@
+"""Three timed steps choose the engine, however short the runs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from rdfia_cli.sweep.engines import choose_engine
+
+RATES = ({"optimizer.lr": 0.01}, {"optimizer.lr": 0.02}, {"optimizer.lr": 0.03})
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"epochs": 1, "batch_size": 47},
+        {"epochs": 2, "batch_size": 30},
+        {"epochs": 1, "flags": {"schedule": "one_cycle"}, "batch_size": 30},
+    ],
+    ids=["one step", "few steps", "a schedule that ends"],
+)
+def test_runs_of_a_few_steps_are_timed(shared: Mapping[str, Any], make_trials):
+    chosen = choose_engine(make_trials(RATES, "none", **shared))
+    assert "times" in chosen.reason
+
+
+def test_nothing_is_scored_meanwhile(make_trials, monkeypatch: pytest.MonkeyPatch):
+    def score(*_: object) -> None:
+        raise AssertionError("scoring is no step")
+
+    monkeypatch.setattr("rdfia_cli.training.loop.predict_split", score)
+    chosen = choose_engine(make_trials(RATES, "none", epochs=3, batch_size=47))
+    assert "times" in chosen.reason
