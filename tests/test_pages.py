@@ -62,7 +62,7 @@ def wheels(tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
 def test_the_tutorial_goes_from_nothing_to_a_trained_model(tmp_path, wheels):
-    """In a fresh environment, by commands only: install, train, evaluate, count, look inside."""
+    """In a fresh environment, by commands only: install, train, evaluate, sweep, count, look."""
     outside = dict.fromkeys(("VIRTUAL_ENV", "PYTHONPATH"), "")
     finished = run(
         "unset VIRTUAL_ENV PYTHONPATH\n" + "".join(script_of("tutorial.md")),
@@ -78,6 +78,8 @@ def test_the_tutorial_goes_from_nothing_to_a_trained_model(tmp_path, wheels):
         environment = json.loads((tmp_path / "runs" / run_folder / "environment.json").read_text())
         assert environment["plugins"] == {"rdfia-patches": "0.1.0"}
     assert result["test"]["accuracy"] > 0.7
+    swept = json.loads((tmp_path / "sweeps" / "widths" / "sweep.json").read_text())
+    assert [trial["state"] for trial in swept["trials"]] == ["finished"] * 4
     listed = json.loads(finished.stdout.splitlines()[-1])
     assert [plugin["distribution"] for plugin in listed["plugins"]] == ["rdfia-patches"]
     assert listed["plugins"][0]["state"] == "ok"
