@@ -9,8 +9,8 @@ import pytest
 from rdfia_cli.errors import RdfiaError, UsageError
 from rdfia_cli.sweep.search import (
     Adaptive,
+    Learnt,
     Search,
-    Told,
     check,
     importances,
     propose,
@@ -76,7 +76,7 @@ def _run(asked: Search, order: str = "forwards") -> list:
         settings = {n: adaptive.ask(n) for n in numbers}
         found.extend(settings.values())
         for n in numbers:
-            adaptive.tell(n, Told("finished", (), _best_of_a_curve(settings[n])))
+            adaptive.tell(n, Learnt("finished", (), _best_of_a_curve(settings[n])))
     return found
 
 
@@ -153,6 +153,7 @@ def test_importance_of_nothing_to_tell_apart_is_empty():
 
 
 def test_another_proposal_than_before_is_refused():
-    refuse_other_proposal(3, {"a": "1"}, {"a": "1"})
-    with pytest.raises(RdfiaError, match="trial 3"):
-        refuse_other_proposal(3, {"a": "1"}, {"a": "2"})
+    refuse_other_proposal(3, {"a": "1"}, {"a": "1"}, "5.0.0")
+    with pytest.raises(RdfiaError, match="trial 3") as refused:
+        refuse_other_proposal(3, {"a": "1"}, {"a": "2"}, "5.0.0")
+    assert "use Optuna 5.0.0" in str(refused.value.remedy)
