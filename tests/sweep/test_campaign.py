@@ -398,6 +398,23 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_runs():
     assert pool.jobs == []
 
 
+@pytest.mark.parametrize(
+    ("over", "assigned", "flags", "said"),
+    [
+        ("lr=0.1..1", ["validation=0"], {"sampler": "tpe"}, "the sampler tpe learns"),
+        ("lr=0.1,1", ["validation=0"], {"pruner": "asha"}, "the pruner asha learns"),
+        ("validation=0.1,0", [], {"pruner": "asha"}, "the pruner asha learns"),
+        ("validation=0..0.5", [], {"sampler": "qmc"}, "the sampler qmc learns"),
+    ],
+)
+def test_a_search_that_has_nothing_to_learn_from_is_refused(over, assigned, flags, said):
+    sources = Sources({"model": "mlp", "data": "circles"}, assigned)
+    with pytest.raises(UsageError, match=f"{said} from the validation split"):
+        ask(sources, {**NOTHING, "over": [over], **flags})
+    settings = {"over": ["lr=0.1,1"], "sampler": "random"}
+    assert ask(sources, {**NOTHING, **settings}).search.trials == 2
+
+
 def test_another_sweep_does_not_go_into_the_same_folder(tmp_path):
     sweep(question("optimizer.lr=0.1,0.2"), FakePool())
     with pytest.raises(UsageError, match="holds another sweep: over"):
