@@ -1,4 +1,4 @@
-"""Which trials a process takes next, and how they are cut into jobs.
+"""Which trials a process takes next, by which engine, and how they are cut into jobs.
 
 It takes no more than its idle workers can begin with: what is left is for other processes on the
 same folder, and for these workers when they are done.

@@ -283,6 +283,21 @@ def test_a_worker_that_dies_while_engines_are_timed_decides_nothing():
     assert [choice["engine"] for choice in ledger.choices.values()] == ["stacked"]
 
 
+def test_timing_that_is_asked_to_stop_from_outside_is_done_again():
+    stopped: list[Job] = []
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if job.task == "choose" and len(stopped) < 3:
+            stopped.append(job)
+            yield JobPreempted()
+        else:
+            yield from well(pool, job)
+
+    pool = FakePool(behave)
+    sweep(question("optimizer.lr=0.1,0.2"), pool, retries=0)
+    assert [job.task for job in pool.jobs] == [*["choose"] * 4, "stacked"]
+
+
 def test_engines_that_kill_their_worker_again_and_again_are_not_used_and_that_is_told():
     pool = FakePool(dies_while_timing(3))
     events, ledger = sweep(question("optimizer.lr=0.1,0.2"), pool, retries=2)
@@ -363,6 +378,32 @@ def test_a_pruner_stops_the_same_trials_however_often_the_sweep_was_started(samp
     events.close()
     sweep(often, FakePool(train_by_curve), backend="process")
     assert ends_of(often) == ends_of(once)
+
+
+def test_a_pruner_knows_the_trials_that_end_in_another_process_meanwhile():
+    """Median stops nothing before it knows two complete trials; both are another's here."""
+    asked = searched("s", 4, "random", "median:n_startup_trials=2,n_min_trials=2")
+    other = Ledger(asked.folder)
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        (trial,) = job.trials
+        if trial.number == 0:
+            for number in (2, 3):
+                folder = asked.folder_of(number)
+                folder.mkdir(parents=True)
+                line = {"epoch": 1, "validation": {"accuracy": 0.9}}
+                (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+                score = {"accuracy": 0.9, "loss": 0.1}
+                other.end(number, "finished", validation=score, test=score, seconds=1.0)
+        yield TrialEpoch(trial.number, 1, 6, 0.5, 0.2)
+        if pool.answers.popleft():
+            yield TrialPruned(trial.number, 1)
+        else:
+            yield finish(trial)
+        yield JobEnded()
+
+    _, ledger = sweep(asked, FakePool(behave), backend="process")
+    assert ledger.entry(1).state == "pruned"
 
 
 def test_a_failed_trial_can_be_tried_again_under_a_sampler_that_learnt_of_its_failure():
