@@ -194,7 +194,7 @@ class Adaptive:
     def should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
         """Report an epoch of a trial, and ask whether it goes on."""
         self._report(number, epoch, accuracy)
-        return self._asked[number].should_prune()
+        return bool(self._asked[number].should_prune())  # numpy's own, of some pruners
 
     def recall(self, number: int, accuracies: Sequence[float]) -> None:
         """Report the first epochs of a trial as if it had asked after each whether it goes on.

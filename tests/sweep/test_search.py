@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.sweep.messages import encode_answer
 from rdfia_cli.sweep.search import (
     Adaptive,
     Learnt,
@@ -117,6 +118,25 @@ def test_asha_prunes_the_worst_and_spares_the_best():
     verdicts = [adaptive.should_prune(number, 1, 0.9 - 0.2 * number) for number in range(4)]
     assert verdicts[0] is False
     assert verdicts[-1] is True
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "asha",
+        "hyperband",
+        "median:n_startup_trials=1",
+        "percentile:percentile=50.0,n_startup_trials=1",
+        "threshold:lower=0.5",
+    ],
+)
+def test_the_verdict_of_every_pruner_can_be_sent_to_a_worker(pruner: str):
+    adaptive = Adaptive(search(pruner=pruner))
+    for number, accuracy in enumerate((0.9, 0.8, 0.1)):
+        adaptive.enter(number)
+        for epoch in (1, 2):
+            encode_answer(prune=adaptive.should_prune(number, epoch, accuracy))
+        adaptive.tell(number, Learnt("finished", (accuracy, accuracy), accuracy))
 
 
 @pytest.mark.parametrize(
