@@ -126,7 +126,9 @@ def _execute(question: Question, execution: Execution, flags: Mapping[str, Any])
 def _complete(question: Question, execution: Execution, ledger: Ledger) -> bool:
     """Whether there is nothing left to execute, so that no worker need start."""
     wanted = [n for n in range(question.search.trials) if execution.has(n)]
-    states = [ledger.entry(number).state for number in wanted]
+    entries = [ledger.entry(number) for number in wanted]
+    # A damaged ledger may have lost what a trial was given: it is proposed again.
+    states = ["waiting" if entry.settings is None else entry.state for entry in entries]
     return "waiting" not in states and not (execution.retry_failed and "failed" in states)
 
 
@@ -193,9 +195,11 @@ def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> Non
     Raises:
         TrialsFailedError: some trials failed.
     """
-    from rdfia_cli.sweep.outcome import rank
+    from rdfia_cli.sweep.outcome import explain_unranked, rank
 
     content, drawn = conclude(question, flags["backend"], seconds)
+    if (reason := explain_unranked(content["trials"])) is not None:
+        console.warn(reason)
     if flags["json"]:
         console.print_json(content)
     else:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import count
-from rdfia_cli.sweep.campaign import CampaignEvent, Planned, Retried
+from rdfia_cli.sweep.campaign import CampaignEvent, Planned
+from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
     Trial,
@@ -77,6 +78,9 @@ class Standing:
                 accuracy = event.result["validation"]["accuracy"]
                 if self.best is None or accuracy > self.best[1]:
                     self.best = event.number, accuracy
+        elif isinstance(event, EndedElsewhere):
+            self.ended += 1
+            self.failed += event.state == "failed"
         elif isinstance(event, Retried):
             self.running.pop(event.number, None)
 

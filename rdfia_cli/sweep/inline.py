@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Inline:
     def reports(self, seconds: float) -> Sequence[tuple[Job, Told | JobDied]]:
         """The next thing that happens."""
         if self._running is None:
+            time.sleep(seconds)
             return []
         job, events = self._running
         told = next(events)

@@ -38,6 +38,7 @@ class Entry:
         state: `waiting`, or how it ended: `finished`, `failed`, `pruned`.
         end: the record of its end.
         attempts: how often it ended without an answer.
+        learnt: what the sampler learnt of it when its round closed; None before that.
     """
 
     settings: Mapping[str, str] | None = None
@@ -45,6 +46,7 @@ class Entry:
     state: str = "waiting"
     end: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempts: int = 0
+    learnt: Mapping[str, Any] | None = None
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -75,9 +77,11 @@ class Ledger:
     Attributes:
         head: the first record: what the sweep is; empty before it is written.
         entries: by trial number.
+        ended: the trials in the order of their ends; one that was tried again ends once more.
         choices: the engine that was chosen for each structure, with the reason.
         damaged: how many lines before the last are not what was written.
         owner: the name of this process.
+        company: how many living processes had the ledger when `free` looked, this one included.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,8 +90,10 @@ class Ledger:
         self.head: Mapping[str, Any] = {}
         self.entries: dict[int, Entry] = {}
         self.choices: dict[str, Mapping[str, str]] = {}
+        self.ended: list[int] = []
         self.damaged = 0
         self.owner = uuid.uuid4().hex[:12]
+        self.company = 1
 
     def entry(self, number: int) -> Entry:
         """What is known of a trial."""
@@ -120,16 +126,24 @@ class Ledger:
                 ]
             )
 
-    def take(self, numbers: Iterable[int]) -> list[int]:
-        """Take those trials that have not ended and that no living process has; returns them."""
+    def free(self, numbers: Iterable[int]) -> list[int]:
+        """Those trials that have not ended and that no other living process has."""
         with self._locked():
-            living = self._living_owners()
-            free = [
-                number
-                for number in numbers
-                if self.entry(number).state == "waiting"
-                and self.entry(number).owner not in living - {self.owner}
-            ]
+            return self._free(numbers)
+
+    def _free(self, numbers: Iterable[int]) -> list[int]:
+        others = self._living_owners() - {self.owner}
+        self.company = len(others) + 1
+        return [
+            number
+            for number in numbers
+            if self.entry(number).state == "waiting" and self.entry(number).owner not in others
+        ]
+
+    def take(self, numbers: Iterable[int]) -> list[int]:
+        """Take those of the trials that are free; returns them."""
+        with self._locked():
+            free = self._free(numbers)
             self._write(
                 [
                     {"event": "taken", "trial": number, "owner": self.owner}
@@ -160,6 +174,20 @@ class Ledger:
                 ]
             )
 
+    def learn(self, learnt: Mapping[int, Mapping[str, Any]]) -> None:
+        """Write what the sampler learns of trials; what it learnt before stays.
+
+        A search that is begun again learns the same, whatever becomes of the trials later.
+        """
+        with self._locked():
+            self._write(
+                [
+                    {"event": "learnt", "trial": number, "learnt": dict(content)}
+                    for number, content in learnt.items()
+                    if self.entry(number).learnt is None
+                ]
+            )
+
     def choose(self, structure: str, engine: str, reason: str) -> Mapping[str, str]:
         """Write which engine executes trials of a structure; the first choice stays."""
         with self._locked():
@@ -174,7 +202,8 @@ class Ledger:
         owners = self._folder / OWNERS
         owners.mkdir(parents=True, exist_ok=True)
         mine = owners / self.owner
-        descriptor = durable.lock_file(mine)
+        # Another process that looks who is alive holds every such lock for an instant.
+        descriptor = durable.lock_file(mine, wait=True)
         assert descriptor is not None
         try:
             yield
@@ -261,6 +290,8 @@ class Ledger:
             self.choices.setdefault(record["structure"], record)
         else:
             self._note_trial(event, self.entry(record["trial"]), record)
+            if event in ENDS:
+                self.ended.append(record["trial"])
 
     def _note_trial(self, event: str, entry: Entry, record: Mapping[str, Any]) -> None:
         if event == "proposed":
@@ -269,6 +300,8 @@ class Ledger:
             entry.owner = record["owner"]
         elif event == "lost":
             entry.attempts += 1
+        elif event == "learnt":
+            entry.learnt = entry.learnt or record["learnt"]
         elif event == "reopened":
             entry.state, entry.end, entry.attempts, entry.owner = "waiting", {}, 0, None
         elif event in ENDS and entry.state == "waiting":

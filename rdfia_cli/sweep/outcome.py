@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdfia_cli.errors import count
 from rdfia_cli.sweep.ledger import Ledger
 from rdfia_cli.sweep.question import Question
 from rdfia_cli.sweep.search import importances
@@ -30,10 +31,13 @@ def summarise(
     numbers = range(question.search.trials)
     trials = [_describe(question, ledger, number) for number in numbers]
     ranked = rank(trials)
-    finished = [
-        (ledger.entry(trial["number"]).settings or {}, trial["validation_accuracy"])
+    measured = [
+        (settings, trial["validation_accuracy"])
         for trial in trials
-        if trial["validation_accuracy"] is not None and trial["state"] == "finished"
+        if trial["state"] == "finished"
+        and trial["validation_accuracy"] is not None
+        # None where the ledger is damaged.
+        and (settings := ledger.entry(trial["number"]).settings) is not None
     ]
     identity = question.identity
     return {
@@ -44,9 +48,10 @@ def summarise(
         "sampler": question.search.sampler,
         "pruner": question.search.pruner,
         "seed": question.search.seed,
+        "versions": ledger.head["versions"],
         "trials": trials,
         "best": ranked[0] if ranked else None,
-        "importances": importances(question.search.space, finished, question.search.seed),
+        "importances": importances(question.search.space, measured, question.search.seed),
         "engines": [
             {"engine": choice["engine"], "reason": choice["reason"]}
             for choice in ledger.choices.values()
@@ -91,6 +96,18 @@ def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     finished = [t for t in trials if t["state"] == "finished" and t["validation_loss"] is not None]
     return sorted(
         finished, key=lambda t: (-t["validation_accuracy"], t["validation_loss"], t["number"])
+    )
+
+
+def explain_unranked(trials: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why finished trials have no rank, in a line; None where all have one."""
+    unranked = sum(trial["state"] == "finished" for trial in trials) - len(rank(trials))
+    if not unranked:
+        return None
+    has = "has" if unranked == 1 else "have"
+    return (
+        f"{count(unranked, 'trial')} {has} no validation split and so no rank, since the test "
+        "split chooses nothing: set validation above 0 to compare them"
     )
 
 

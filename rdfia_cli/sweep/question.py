@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,7 +95,7 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
         flags: `over`, `trials`, `sampler`, `pruner`, `round` and `out`, None where not given.
 
     Raises:
-        UsageError: nothing varies, or the search cannot be done.
+        UsageError: nothing varies, the search cannot be done, or it has nothing to learn from.
     """
     sources = replace(sources, sweep=True)
     table = _merge_tables(sources)
@@ -107,16 +109,17 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     count = size(space)
     sampler = chosen["sampler"] or ("random" if count is None else "grid")
     trials = chosen["trials"] or (count if count is not None and sampler == "grid" else None)
-    seed = _probe(sources, space)
+    probe = _probe(sources, space)
     search = Search(
         space,
         sampler,
         chosen["pruner"] or "none",
         trials or min(USUAL_TRIALS, count or USUAL_TRIALS),
-        0 if seed is None else seed.seed,
+        0 if probe is None else probe.seed,
         chosen["round"] or Search.round,
     )
     check(search)
+    _refuse_blind_search(search, probe)
     return Question(sources, search, flags["out"])
 
 
@@ -237,6 +240,31 @@ def _refuse_pinned(sources: Sources, space: Sequence[Dimension]) -> None:
         key = dimension.key
         if key in assigned or key in given or (key == "optimizer.lr" and "lr" in given):
             raise UsageError(f"{key} is both given and varied", f"drop it, or its --over {key}=...")
+
+
+def _refuse_blind_search(search: Search, probe: RunConfig | None) -> None:
+    """Refuse that a sampler or a pruner learns from runs without a validation split."""
+    pruned = search.pruner != "none"
+    varied = next((d for d in search.space if d.key == "validation"), None)
+    if varied is not None:
+        least = min(varied.values, key=_number) if isinstance(varied, Choice) else varied.low
+        without = _number(least) == 0
+    else:
+        without = probe is not None and probe.validation == 0
+    if without and (pruned or search.adaptive):
+        who = f"the pruner {search.pruner}" if pruned else f"the sampler {search.sampler}"
+        raise UsageError(
+            f"{who} learns from the validation split, and with validation = 0 there is none",
+            "set validation above 0, or use --sampler random or grid without --pruner",
+        )
+
+
+def _number(text: str | Decimal) -> float:
+    """A value as a number; what is none is refused with its trial."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
 
 
 def _first(*values: Any) -> Any:

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +51,8 @@ OPTUNA_PRUNERS: Mapping[str, str] = {
 }
 SAMPLERS = ("grid", "random", *OPTUNA_SAMPLERS)
 PRUNERS = ("none", *OPTUNA_PRUNERS)
+STUDY = "sweep"
+"""The name of every study: Hyperband assigns trials to its brackets by it."""
 ROUND = 8
 """Trials that an adaptive sampler proposes before it learns how they did."""
 LARGEST_PERMUTATION = 100_000
@@ -83,7 +86,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Told:
+class Learnt:
     """How a trial ended, for a sampler to learn from.
 
     Attributes:
@@ -168,8 +171,10 @@ class Adaptive:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._search = search
         self._asked: dict[int, AskedTrial] = {}
+        self._reported: defaultdict[int, set[int]] = defaultdict(set)
         pruner = parse_spec(search.pruner).name
         self._study: Study = optuna.create_study(
+            study_name=STUDY,
             direction="maximize",
             sampler=_make_sampler(search) if search.adaptive else optuna.samplers.RandomSampler(0),
             pruner=optuna.pruners.NopPruner() if pruner == "none" else _make_pruner(search.pruner),
@@ -188,25 +193,38 @@ class Adaptive:
 
     def should_prune(self, number: int, epoch: int, accuracy: float) -> bool:
         """Report an epoch of a trial, and ask whether it goes on."""
-        asked = self._asked[number]
-        asked.report(accuracy, epoch)
-        return asked.should_prune()
+        self._report(number, epoch, accuracy)
+        return bool(self._asked[number].should_prune())  # numpy's own, of some pruners
 
-    def tell(self, number: int, told: Told) -> None:
+    def recall(self, number: int, accuracies: Sequence[float]) -> None:
+        """Report the first epochs of a trial as if it had asked after each whether it goes on.
+
+        Some pruners write down what they were asked, so that reporting alone is not enough.
+        """
+        for epoch, accuracy in enumerate(accuracies, start=1):
+            if epoch not in self._reported[number] and math.isfinite(accuracy):
+                self.should_prune(number, epoch, accuracy)
+
+    def tell(self, number: int, told: Learnt) -> None:
         """Tell how a trial ended."""
         from optuna.trial import TrialState
 
-        asked = self._asked[number]
-        known = self._study.trials[asked.number].intermediate_values
         for epoch, accuracy in enumerate(told.accuracies, start=1):
-            if epoch not in known and math.isfinite(accuracy):
-                asked.report(accuracy, epoch)
+            if math.isfinite(accuracy):
+                self._report(number, epoch, accuracy)
         state = {
             "finished": TrialState.COMPLETE,
             "pruned": TrialState.PRUNED,
             "failed": TrialState.FAIL,
         }[told.state]
-        self._study.tell(asked, told.value if told.state == "finished" else None, state)
+        value = told.value if told.state == "finished" else None
+        self._study.tell(self._asked[number], value, state)
+
+    def _report(self, number: int, epoch: int, accuracy: float) -> None:
+        """Report an epoch once, since Optuna warns of a second time."""
+        if epoch not in self._reported[number]:
+            self._reported[number].add(epoch)
+            self._asked[number].report(accuracy, epoch)
 
 
 def importances(
@@ -325,8 +343,14 @@ def _construct(kind: Any, name: str, parameters: Mapping[str, str], **fixed: Any
         raise UsageError(f"'{name}' refuses its settings: {error}", "change them") from None
 
 
-def refuse_other_proposal(number: int, before: Settings, now: Settings) -> None:
+def refuse_other_proposal(number: int, before: Settings, now: Settings, optuna: str) -> None:
     """A sampler must propose what it proposed when the sweep began.
+
+    Args:
+        number: of the trial.
+        before: what it was given then.
+        now: what it would be given now.
+        optuna: the version of Optuna that the sweep began with.
 
     Raises:
         RdfiaError: it does not.
@@ -334,5 +358,5 @@ def refuse_other_proposal(number: int, before: Settings, now: Settings) -> None:
     if dict(before) != dict(now):
         raise RdfiaError(
             f"the sampler now proposes {dict(now)} for trial {number}, and proposed {dict(before)}",
-            "use the Optuna version that sweep.json names, or another --out",
+            f"use Optuna {optuna}, with which this sweep began, or another --out",
         )

@@ -8,7 +8,8 @@ from rich.console import Console
 from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _render
 from rdfia_cli.config import resolve
 from rdfia_cli.sources import Sources
-from rdfia_cli.sweep.campaign import Planned, Retried
+from rdfia_cli.sweep.campaign import Planned
+from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
     Trial,
@@ -53,6 +54,12 @@ def test_it_counts_what_ended_and_knows_the_best(standing: Standing):
     assert list(standing.running) == [3]
     assert standing.progress == pytest.approx(3.5)
     assert standing.seconds_left is not None
+
+
+def test_it_counts_the_trials_that_another_process_ended(standing: Standing):
+    standing.note(EndedElsewhere(1, "finished"))
+    standing.note(EndedElsewhere(2, "failed"))
+    assert (standing.ended, standing.failed) == (3, 1)
 
 
 def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standing):

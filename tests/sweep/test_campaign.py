@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import resource
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,11 +17,13 @@ import pytest
 
 from rdfia_cli.errors import UsageError
 from rdfia_cli.sources import Sources
-from rdfia_cli.sweep.campaign import Execution, Retried, open_ledger, plan, run_campaign
-from rdfia_cli.sweep.ledger import Ledger
+from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
+from rdfia_cli.sweep.hall import EndedElsewhere, Retried
+from rdfia_cli.sweep.ledger import LEDGER, Ledger, decode
 from rdfia_cli.sweep.messages import Job, JobEnded, JobPreempted
 from rdfia_cli.sweep.process import JobDied
 from rdfia_cli.sweep.question import Question, ask
+from rdfia_cli.sweep.sharing import Execution
 from rdfia_cli.sweep.trial import (
     Chosen,
     Trial,
@@ -256,6 +262,52 @@ def test_engines_that_cannot_be_timed_leave_the_ordinary_way():
     assert "no such module" in choice["reason"]
 
 
+def dies_while_timing(times: int) -> Behaviour:
+    deaths = 0
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        nonlocal deaths
+        if job.task == "choose" and deaths < times:
+            deaths += 1
+            yield JobDied("crash", "its process was killed by SIGKILL")
+        else:
+            yield from well(pool, job)
+
+    return behave
+
+
+def test_a_worker_that_dies_while_engines_are_timed_decides_nothing():
+    pool = FakePool(dies_while_timing(2))
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2"), pool, retries=2)
+    assert [job.task for job in pool.jobs] == ["choose", "choose", "choose", "stacked"]
+    assert [choice["engine"] for choice in ledger.choices.values()] == ["stacked"]
+
+
+def test_timing_that_is_asked_to_stop_from_outside_is_done_again():
+    stopped: list[Job] = []
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if job.task == "choose" and len(stopped) < 3:
+            stopped.append(job)
+            yield JobPreempted()
+        else:
+            yield from well(pool, job)
+
+    pool = FakePool(behave)
+    sweep(question("optimizer.lr=0.1,0.2"), pool, retries=0)
+    assert [job.task for job in pool.jobs] == [*["choose"] * 4, "stacked"]
+
+
+def test_engines_that_kill_their_worker_again_and_again_are_not_used_and_that_is_told():
+    pool = FakePool(dies_while_timing(3))
+    events, ledger = sweep(question("optimizer.lr=0.1,0.2"), pool, retries=2)
+    assert [job.task for job in pool.jobs] == [*["choose"] * 3, "process", "process"]
+    (told,) = [event for event in events if isinstance(event, Chosen)]
+    assert told.engine == "process"
+    assert "killed by SIGKILL" in told.reason
+    assert [choice["engine"] for choice in ledger.choices.values()] == ["process"]
+
+
 def test_a_pruned_trial_ends_there_and_the_best_goes_on():
     asked = question(
         "optimizer.lr=0.1,0.2,0.3,0.4",
@@ -266,11 +318,142 @@ def test_a_pruned_trial_ends_there_and_the_best_goes_on():
     assert "pruned" in states(ledger)
 
 
+def train_by_curve(pool: FakePool, job: Job) -> Iterator[Any]:
+    """Train as a worker does: a line of metrics for each epoch, and a question after it."""
+    for trial in job.trials:
+        epochs = trial.config.epochs
+        yield TrialStarted(trial.number, epochs)
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        (trial.folder / "config.toml").write_text(trial.config.to_toml())
+        lines: list[str] = []
+        for epoch in range(1, epochs + 1):
+            accuracy = (trial.number * 5 % 13) / 20 + (trial.number * 7 + epoch * 3) % 5 / 20
+            lines.append(json.dumps({"epoch": epoch, "validation": {"accuracy": accuracy}}))
+            (trial.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            yield TrialEpoch(trial.number, epoch, epochs, 0.5, accuracy)
+            if job.judged and pool.answers.popleft() and epoch < epochs:
+                yield TrialPruned(trial.number, epoch)
+                break
+        else:
+            score = {"loss": 0.1, "accuracy": accuracy}
+            result = {"validation": score, "test": score, "seconds": 1.0, "parameters": 5}
+            yield TrialFinished(trial.number, result)
+    yield JobEnded()
+
+
+def ends_of(asked: Question) -> list[tuple[str, Any]]:
+    ledger = Ledger(asked.folder)
+    ledger.refresh()
+    entries = [ledger.entry(number) for number in range(asked.search.trials)]
+    return [(entry.state, entry.end.get("epoch")) for entry in entries]
+
+
+def searched(out: str, trials: int, sampler: str, pruner: str) -> Question:
+    settings = {"model": "mlp", "data": "circles", "epochs": "6"}
+    flags = {"out": out, "trials": trials, "sampler": sampler, "pruner": pruner}
+    over = ["optimizer.lr=log:0.001..1"]
+    return ask(Sources(settings), {**NOTHING, "over": over, **flags})
+
+
+PRUNERS = ("median:n_startup_trials=5", "asha", "asha:min_resource=2", "hyperband:max_resource=6")
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_pruner_stops_the_same_trials_however_often_the_sweep_was_started(sampler, pruner):
+    once = searched("once", 24, sampler, pruner)
+    sweep(once, FakePool(train_by_curve), backend="process")
+    assert {state for state, _ in ends_of(once)} == {"finished", "pruned"}
+    sweep(searched("often", 10, sampler, pruner), FakePool(train_by_curve), backend="process")
+    often = searched("often", 24, sampler, pruner)
+    events = run_campaign(
+        often,
+        Execution("process"),
+        open_ledger(often),
+        FakePool(train_by_curve),
+        plan(often),
+    )
+    # Gone in the middle of a trial, as if it were killed.
+    next(event for event in events if isinstance(event, TrialEpoch) and event.number == 18)
+    events.close()
+    sweep(often, FakePool(train_by_curve), backend="process")
+    assert ends_of(often) == ends_of(once)
+
+
+def test_a_pruner_knows_the_trials_that_end_in_another_process_meanwhile():
+    """Median stops nothing before it knows two complete trials; both are another's here."""
+    asked = searched("s", 4, "random", "median:n_startup_trials=2,n_min_trials=2")
+    other = Ledger(asked.folder)
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        (trial,) = job.trials
+        if trial.number == 0:
+            for number in (2, 3):
+                folder = asked.folder_of(number)
+                folder.mkdir(parents=True)
+                line = {"epoch": 1, "validation": {"accuracy": 0.9}}
+                (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+                score = {"accuracy": 0.9, "loss": 0.1}
+                other.end(number, "finished", validation=score, test=score, seconds=1.0)
+        yield TrialEpoch(trial.number, 1, 6, 0.5, 0.2)
+        if pool.answers.popleft():
+            yield TrialPruned(trial.number, 1)
+        else:
+            yield finish(trial)
+        yield JobEnded()
+
+    _, ledger = sweep(asked, FakePool(behave), backend="process")
+    assert ledger.entry(1).state == "pruned"
+
+
+def test_a_failed_trial_can_be_tried_again_under_a_sampler_that_learnt_of_its_failure():
+    over, settings = "optimizer.lr=log:0.001..1", {"sampler": "tpe", "out": "s"}
+    asked = question(over, trials=24, **settings)
+    _, before = sweep(asked, FakePool(crash_with(3, 10**6)), backend="process")
+    assert before.entry(3).state == "failed"
+    pool = FakePool()
+    _, after = sweep(asked, pool, backend="process", retry_failed=True)
+    assert [t.number for job in pool.jobs for t in job.trials] == [3]
+    assert states(after) == ["finished"] * 24
+    assert [after.entry(n).settings for n in range(24)] == [
+        before.entry(n).settings for n in range(24)
+    ]
+    _, more = sweep(question(over, trials=30, **settings), FakePool(), backend="process")
+    assert states(more) == ["finished"] * 30
+
+
+def test_trials_that_a_sampler_proposes_in_vain_are_told_once():
+    asked = question("optimizer.lr=-4..5", sampler="tpe", trials=12)
+    events, ledger = sweep(asked, FakePool(), backend="process")
+    failed = [event.number for event in events if isinstance(event, TrialFailed)]
+    assert failed == [n for n in range(12) if ledger.entry(n).state == "failed"]
+    assert failed
+    again, _ = sweep(asked, FakePool(), backend="process")
+    assert not any(isinstance(event, TrialFailed) for event in again)
+
+
 def test_a_value_that_does_not_fit_is_refused_before_anything_runs():
     pool = FakePool()
     with pytest.raises(UsageError, match=r"optimizer.lr = '-1' \(--over optimizer.lr\)"):
         sweep(question("optimizer.lr=0.1,-1"), pool)
     assert pool.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("over", "assigned", "flags", "said"),
+    [
+        ("lr=0.1..1", ["validation=0"], {"sampler": "tpe"}, "the sampler tpe learns"),
+        ("lr=0.1,1", ["validation=0"], {"pruner": "asha"}, "the pruner asha learns"),
+        ("validation=0.1,0", [], {"pruner": "asha"}, "the pruner asha learns"),
+        ("validation=0..0.5", [], {"sampler": "qmc"}, "the sampler qmc learns"),
+    ],
+)
+def test_a_search_that_has_nothing_to_learn_from_is_refused(over, assigned, flags, said):
+    sources = Sources({"model": "mlp", "data": "circles"}, assigned)
+    with pytest.raises(UsageError, match=f"{said} from the validation split"):
+        ask(sources, {**NOTHING, "over": [over], **flags})
+    settings = {"over": ["lr=0.1,1"], "sampler": "random"}
+    assert ask(sources, {**NOTHING, **settings}).search.trials == 2
 
 
 def test_another_sweep_does_not_go_into_the_same_folder(tmp_path):
@@ -284,8 +467,7 @@ def test_another_sweep_does_not_go_into_the_same_folder(tmp_path):
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["mine.txt"]
 
 
-def test_two_sweeps_of_one_folder_share_its_trials():
-    """Each takes what the other has not; both end when all has."""
+def test_what_another_process_ended_is_not_executed_again():
     asked = question("optimizer.lr=0.1,0.2,0.3,0.4")
     other = Ledger(asked.folder)
     open_ledger(asked)
@@ -294,6 +476,108 @@ def test_two_sweeps_of_one_folder_share_its_trials():
     _, ledger = sweep(asked, pool, backend="process")
     assert [t.number for job in pool.jobs for t in job.trials] == [0, 1, 3]
     assert states(ledger) == ["finished"] * 4
+
+
+def test_a_trial_that_ends_elsewhere_meanwhile_is_waited_for_and_told():
+    asked = question("optimizer.lr=0.1,0.2,0.3")
+    other = Ledger(asked.folder)
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if job.trials[0].number == 0:
+            other.end(2, "failed", error="crash", message="its process was killed")
+        yield from well(pool, job)
+
+    events, _ = sweep(asked, FakePool(behave), backend="process")
+    assert EndedElsewhere(2, "failed") in events
+
+
+def takes_seen(asked: Question, **execution: Any) -> list[int]:
+    """How many trials had been taken by the time of each job."""
+    seen: list[int] = []
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        now = Ledger(asked.folder)
+        now.refresh()
+        seen.append(sum(entry.owner is not None for entry in now.entries.values()))
+        yield from well(pool, job)
+
+    sweep(asked, FakePool(behave), **execution)
+    return seen
+
+
+def test_a_process_takes_no_more_than_its_workers_begin_with():
+    asked = question("optimizer.lr=0.1,0.2,0.3,0.4")
+    assert takes_seen(asked, backend="process") == [1, 2, 3, 4]
+
+
+def test_nothing_is_taken_to_time_the_engines():
+    assert takes_seen(question("optimizer.lr=0.1,0.2,0.3,0.4")) == [0, 4]
+
+
+@pytest.mark.parametrize(("workers", "parts"), [(1, [64]), (2, [32, 32]), (3, [22, 21, 21])])
+def test_trials_of_a_structure_are_shared_out_among_all_workers_at_once(workers: int, parts):
+    pool = FakePool(count=workers)
+    sweep(question("seed=0..63"), pool)
+    assert [len(job.trials) for job in pool.jobs] == [64, *parts]
+
+
+def test_a_job_has_no_more_trials_than_a_worker_can_open_files_for(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 4096))
+    pool = FakePool()
+    _, ledger = sweep(question("seed=0..39"), pool, backend="stacked")
+    assert [len(job.trials) for job in pool.jobs] == [10, 10, 10, 10]
+    assert states(ledger) == ["finished"] * 40
+
+
+def hold(folder: Path, ready: Any, done: Any) -> None:
+    with Ledger(folder).owning():
+        ready.set()
+        done.wait(60)
+
+
+def test_a_stack_leaves_half_to_another_process_on_the_folder():
+    asked = question("seed=0..63")
+    open_ledger(asked)
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(asked.folder.absolute(), ready, done))
+    other.start()
+    assert ready.wait(60)
+    pool = FakePool()
+    sweep(asked, pool, backend="stacked")
+    done.set()
+    other.join()
+    assert [len(job.trials) for job in pool.jobs] == [32, 32]
+
+
+def share(folder: Path, barrier: Any) -> None:
+    """Sweep a folder together with another process, a twentieth of a second a trial."""
+
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        time.sleep(0.05)
+        yield from well(pool, job)
+
+    os.chdir(folder)
+    asked = question("seed=0..23")
+    barrier.wait(60)
+    sweep(asked, FakePool(behave), backend="process")
+
+
+def test_two_sweeps_of_one_folder_share_its_trials(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    both = [context.Process(target=share, args=(tmp_path, barrier)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    records = [decode(line) for line in (tmp_path / "sweep" / LEDGER).read_bytes().splitlines()]
+    taken = [r for r in records if r and r["event"] == "taken"]
+    assert sorted(r["trial"] for r in taken) == list(range(24))
+    assert len({r["owner"] for r in taken}) == 2
+    ends = [r["trial"] for r in records if r and r["event"] == "finished"]
+    assert sorted(ends) == list(range(24))
 
 
 def test_the_folder_of_a_sweep_is_named_by_what_it_asks(tmp_path: Path):

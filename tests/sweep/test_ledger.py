@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdfia_cli.sweep.ledger import LEDGER, Ledger, decode, encode
+from rdfia_cli import durable
+from rdfia_cli.sweep.ledger import LEDGER, OWNERS, Ledger, decode, encode
 
 JSON = st.recursive(
     st.none()
@@ -133,6 +135,62 @@ def _grab(folder: Path, results) -> None:
         results.close()
         results.join_thread()
         signal.pause()
+
+
+def _hold_lock(path: Path, held, seconds: float) -> None:
+    descriptor = durable.lock_file(path)
+    held.set()
+    time.sleep(seconds)
+    path.unlink()
+    os.close(descriptor)
+
+
+def test_a_process_becomes_an_owner_while_another_looks_who_is_alive(tmp_path):
+    ledger = opened(tmp_path)
+    mine = tmp_path / OWNERS / ledger.owner
+    mine.parent.mkdir()
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    looking = context.Process(target=_hold_lock, args=(mine, held, 0.5))
+    looking.start()
+    assert held.wait(60)
+    with ledger.owning():
+        assert ledger.take([0]) == [0]
+        assert _in_another_process(_take, tmp_path, [0, 1]) == [1]
+    looking.join()
+
+
+def test_what_is_free_is_neither_ended_nor_had_by_another_living_process(tmp_path):
+    other = opened(tmp_path)
+    other.end(0, "finished", validation=None)
+    with other.owning():
+        other.take([1])
+        assert _in_another_process(_look, tmp_path, [0, 1, 2]) == ([2], 2)
+        assert other.free([0, 1, 2]) == [1, 2]
+    assert _in_another_process(_look, tmp_path, [0, 1, 2]) == ([1, 2], 1)
+
+
+def _look(folder: Path, numbers: list[int]) -> tuple[list[int], int]:
+    ledger = opened(folder)
+    with ledger.owning():
+        return ledger.free(numbers), ledger.company
+
+
+def test_what_a_sampler_learnt_first_stays(tmp_path):
+    ledger = opened(tmp_path)
+    ledger.learn({0: {"state": "failed"}})
+    opened(tmp_path).learn({0: {"state": "finished"}, 1: {"state": "pruned"}})
+    found = opened(tmp_path)
+    assert [found.entry(n).learnt for n in (0, 1)] == [{"state": "failed"}, {"state": "pruned"}]
+
+
+def test_ends_are_known_in_their_order(tmp_path):
+    ledger = opened(tmp_path)
+    for number in (2, 0):
+        ledger.end(number, "failed", error="crash", message="")
+    ledger.reopen([2])
+    ledger.end(2, "finished", validation=None)
+    assert opened(tmp_path).ended == [2, 0, 2]
 
 
 def test_several_processes_never_take_one_trial_twice(tmp_path):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.sweep.messages import encode_answer
 from rdfia_cli.sweep.search import (
     Adaptive,
+    Learnt,
     Search,
-    Told,
     check,
     importances,
     propose,
@@ -76,7 +77,7 @@ def _run(asked: Search, order: str = "forwards") -> list:
         settings = {n: adaptive.ask(n) for n in numbers}
         found.extend(settings.values())
         for n in numbers:
-            adaptive.tell(n, Told("finished", (), _best_of_a_curve(settings[n])))
+            adaptive.tell(n, Learnt("finished", (), _best_of_a_curve(settings[n])))
     return found
 
 
@@ -120,6 +121,25 @@ def test_asha_prunes_the_worst_and_spares_the_best():
 
 
 @pytest.mark.parametrize(
+    "pruner",
+    [
+        "asha",
+        "hyperband",
+        "median:n_startup_trials=1",
+        "percentile:percentile=50.0,n_startup_trials=1",
+        "threshold:lower=0.5",
+    ],
+)
+def test_the_verdict_of_every_pruner_can_be_sent_to_a_worker(pruner: str):
+    adaptive = Adaptive(search(pruner=pruner))
+    for number, accuracy in enumerate((0.9, 0.8, 0.1)):
+        adaptive.enter(number)
+        for epoch in (1, 2):
+            encode_answer(prune=adaptive.should_prune(number, epoch, accuracy))
+        adaptive.tell(number, Learnt("finished", (accuracy, accuracy), accuracy))
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"sampler": "tpee"}, "unknown sampler"),
@@ -153,6 +173,7 @@ def test_importance_of_nothing_to_tell_apart_is_empty():
 
 
 def test_another_proposal_than_before_is_refused():
-    refuse_other_proposal(3, {"a": "1"}, {"a": "1"})
-    with pytest.raises(RdfiaError, match="trial 3"):
-        refuse_other_proposal(3, {"a": "1"}, {"a": "2"})
+    refuse_other_proposal(3, {"a": "1"}, {"a": "1"}, "5.0.0")
+    with pytest.raises(RdfiaError, match="trial 3") as refused:
+        refuse_other_proposal(3, {"a": "1"}, {"a": "2"}, "5.0.0")
+    assert "use Optuna 5.0.0" in str(refused.value.remedy)
