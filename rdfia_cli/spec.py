@@ -8,7 +8,9 @@ heavy: tensors are named under TYPE_CHECKING only.
 from __future__ import annotations
 
 import json
+import math
 import re
+import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -434,3 +436,14 @@ def value_text(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
+
+
+def typed_value(text: str) -> Any:
+    """A value that somebody wrote in its TOML type; what is none, or no finite number, is text."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return text
+    return value if isinstance(value, bool | int | float | list) else text

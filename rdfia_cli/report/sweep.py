@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
 from rdfia_cli.report.figure import drawable, styled, write_figure
+from rdfia_cli.spec import typed_value, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,7 +157,6 @@ def _places(
     if "values" not in dimension:
         return [float(value) for value in values]
     names = dimension["values"]
-    texts = [_written(value) for value in values]
     set_ticks(
         range(len(names)),
         [drawable(_short(name)) for name in names],
@@ -164,12 +164,9 @@ def _places(
         ha="right" if max(map(len, names)) > 8 else "center",
         parse_math=False,
     )
-    return [float(names.index(text)) if text in names else float("nan") for text in texts]
-
-
-def _written(value: Any) -> str:
-    """A value as it stood in the space."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    # Both by their value: `1e-3` was written, and 0.001 was kept.
+    listed = [value_text(typed_value(name)) for name in names]
+    return [float(listed.index(value_text(value))) for value in values]
 
 
 def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[str, Any]]) -> Figure:

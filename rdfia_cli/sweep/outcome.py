@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rdfia_cli.errors import count
+from rdfia_cli.spec import typed_value
 from rdfia_cli.sweep.ledger import Ledger
 from rdfia_cli.sweep.question import Question
 from rdfia_cli.sweep.search import importances
@@ -66,7 +66,7 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
     validation, test = entry.end.get("validation"), entry.end.get("test")
     return {
         "number": number,
-        "parameters": {key: _typed(text) for key, text in (entry.settings or {}).items()},
+        "parameters": {key: typed_value(text) for key, text in (entry.settings or {}).items()},
         "state": entry.state,
         "validation_accuracy": validation["accuracy"] if validation else None,
         "validation_loss": validation["loss"] if validation else None,
@@ -77,15 +77,6 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
         "error": entry.end.get("error"),
         "message": entry.end.get("message"),
     }
-
-
-def _typed(text: str) -> Any:
-    """A value in its TOML type; what is none stays text."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, bool | int | float | list) else text
 
 
 def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -120,6 +120,18 @@ def test_trials_that_fail_in_every_way_are_named_and_harm_no_other(rdfia, tmp_pa
     assert alone.json["weights_sha256"] == sha(tmp_path / ends["good", 0]["run"])
 
 
+def test_values_may_be_written_as_one_likes(rdfia, tmp_path):
+    outcome = rdfia(
+        *("sweep", "mlp", "--data", "circles", "--epochs", "1", "-q", "--json", "--out", "s"),
+        *("--over", "lr=1e-3,1e-2", "--over", "clip_norm=0.10,1e1", "--backend", "process"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert [t["parameters"] for t in outcome.json["trials"]] == [
+        {"optimizer.lr": rate, "clip_norm": norm} for rate in (0.001, 0.01) for norm in (0.1, 10.0)
+    ]
+    assert (tmp_path / "s/map.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,0 +1,67 @@
+"""The pictures of a sweep show every finished trial, however its settings were written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from rdfia_cli.report import sweep
+from rdfia_cli.spec import typed_value
+
+Draw = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Figure]]
+
+
+@pytest.fixture
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """Draw a finished grid over the listed values of two settings; returns pictures by name."""
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        sweep, "write_figure", lambda figure, path: drawn.setdefault(path.name, figure)
+    )
+
+    def make(listed: Mapping[str, Sequence[str]]) -> Mapping[str, Figure]:
+        first, *others = listed
+        grid = [
+            {first: one, **dict.fromkeys(others, other)}
+            for one in listed[first]
+            for other in (listed[others[0]] if others else [""])
+        ]
+        trials = [
+            {
+                "number": number,
+                "parameters": {key: typed_value(text) for key, text in settings.items()},
+                "validation_accuracy": (number + 1) / 10,
+                "run": "absent",
+            }
+            for number, settings in enumerate(grid)
+        ]
+        space = [{"key": key, "values": list(values)} for key, values in listed.items()]
+        content = {"trials": trials, "space": space, "best": trials[-1]}
+        (tmp_path / "sweep.json").write_text(json.dumps(content))
+        sweep.draw_sweep(tmp_path)
+        return drawn
+
+    return make
+
+
+UNUSUAL = ("1e-3", "0.10", "1_000", "[1,2]", "true", "1.0", "1", "inf", "none", "a b")
+
+
+def test_each_value_has_its_dot_however_it_is_written(draw: Draw):
+    figure = draw({"x": UNUSUAL})["settings.png"]
+    (axes,) = figure.get_axes()
+    places = np.asarray(axes.collections[0].get_offsets())[:, 0]
+    assert places.tolist() == list(range(len(UNUSUAL)))
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == list(UNUSUAL)
+
+
+def test_two_settings_fill_every_cell_of_their_map_however_they_are_written(draw: Draw):
+    figure = draw({"lr": ["1e-3", "1e-2"], "b": ["030", "true", "6e1"]})["map.png"]
+    cells = np.ma.filled(figure.get_axes()[0].collections[0].get_array(), np.nan)
+    np.testing.assert_allclose(cells.T, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
