@@ -84,3 +84,14 @@ def lock_file(path: Path, *, wait: bool = False) -> int | None:
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Generator[None]:
+    """Hold the lock of the file of that name, made if missing, once nobody else does."""
+    descriptor = lock_file(path, wait=True)
+    assert descriptor is not None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -28,6 +28,7 @@ SWEEP_FLAGS = frozenset(
     }
 )
 BEST_SHOWN = 10
+CONCLUDING = ".concluding.lock"
 UNITS: Mapping[str, int] = {"": 1, "M": 2**20, "G": 2**30, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -172,6 +173,8 @@ def conclude(
 ) -> tuple[dict[str, Any], Sequence[Path]]:
     """Write what a sweep found into its folder: the object, the table and the pictures.
 
+    Of several processes that end together, the last one to write is the last one to have looked.
+
     Returns:
         The object `rdfia.sweep/1`, and the pictures.
     """
@@ -181,12 +184,13 @@ def conclude(
     from rdfia_cli.sweep.outcome import OUTCOME, TABLE, summarise, table
 
     folder = question.folder
-    ledger = Ledger(folder)
-    ledger.refresh()
-    content = summarise(question, ledger, backend=backend, seconds=seconds)
-    durable.write_json(folder / OUTCOME, content)
-    durable.write_file(folder / TABLE, table(content["trials"]).encode())
-    return content, draw_sweep(folder)
+    with durable.alone(folder / CONCLUDING):
+        ledger = Ledger(folder)
+        ledger.refresh()
+        content = summarise(question, ledger, backend=backend, seconds=seconds)
+        durable.write_json(folder / OUTCOME, content)
+        durable.write_file(folder / TABLE, table(content["trials"]).encode())
+        return content, draw_sweep(folder)
 
 
 def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> None:

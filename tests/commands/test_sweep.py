@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,34 @@ def test_the_lines_of_a_dry_run_train_the_trials_which_the_sweep_then_collects(r
     assert [t["parameters"] for t in outcome.json["trials"]] == [
         {"seed": seed, "model.hidden": hidden} for seed in (0, 1) for hidden in (3, 4)
     ]
+
+
+CONCLUDE_OFTEN = """
+import pathlib, sys, time
+from rdfia_cli.commands import sweep
+from rdfia_cli.report import sweep as pictures
+from rdfia_cli.sources import Sources
+from rdfia_cli.sweep.question import ask
+
+pictures.draw_sweep = lambda folder: []
+flags = dict.fromkeys(("trials", "sampler", "pruner", "round"))
+question = ask(Sources({"model": "mlp"}), {**flags, "over": ["seed=0..99:1"], "out": "s"})
+pathlib.Path(f"ready{sys.argv[1]}").touch()
+while len(list(pathlib.Path().glob("ready*"))) < 2:
+    time.sleep(0.001)
+for _ in range(50):
+    sweep.conclude(question, "auto", 0.0)
+"""
+
+
+def test_processes_that_end_together_write_what_they_found_one_after_the_other(tmp_path):
+    (tmp_path / "s").mkdir()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CONCLUDE_OFTEN, str(n)], cwd=tmp_path)
+        for n in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert len(json.loads((tmp_path / "s/sweep.json").read_text())["trials"]) == 100
 
 
 MODELS = """
