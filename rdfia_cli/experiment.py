@@ -156,19 +156,21 @@ def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
     return DryRun(config.folder, parts, plan.steps_per_epoch)
 
 
-def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
+def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) -> Iterator[RunEvent]:
     """Train one configuration in its run folder, from wherever it stands there.
 
     Args:
         config: the resolved configuration.
         folder: the run folder, from `run.place`.
+        patience: seconds to wait for another process that writes the folder.
 
     Raises:
         PreemptedError: asked to stop; a checkpoint is written.
         DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
-        RdfiaError: another process writes the folder, or the disk refuses.
+        TakenError: another process writes the folder.
+        RdfiaError: the disk refuses.
     """
-    with run.claim(folder), _stop_requests() as stop:
+    with run.claim(folder, patience=patience), _stop_requests() as stop:
         # Another process may have been here between the first look at the folder and the lock.
         place = run.look(config, folder)
         if place.state == "finished":

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 from importlib import metadata
@@ -36,6 +37,7 @@ DECISION_MAP = "decision_map.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+SECONDS_BETWEEN_KNOCKS = 0.05
 
 FILES = "files"
 """The key of the environment that tells the hashes of files of components and first weights."""
@@ -273,18 +275,21 @@ def outdated(folder: Path, config: RunConfig) -> list[str]:
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Generator[None]:
+def claim(folder: Path, *, patience: float = 0.0) -> Generator[None]:
     """Hold the only right to write a run folder; the kernel releases it with the process.
 
     A folder in which nothing was written is removed again.
+
+    Args:
+        folder: the run folder.
+        patience: seconds to wait for another process to let go of it.
 
     Raises:
         TakenError: another process holds it.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
-    descriptor = durable.lock_file(lock)
+    descriptor = _lock(lock, patience)
     if descriptor is None:
         raise TakenError(
             f"another process is writing '{folder}'",
@@ -301,6 +306,17 @@ def claim(folder: Path) -> Generator[None]:
                 for created in missing:
                     created.rmdir()
         os.close(descriptor)
+
+
+def _lock(lock: Path, patience: float) -> int | None:
+    end = time.monotonic() + patience
+    while True:
+        # Whoever held the folder may have removed it, empty as it was.
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = durable.lock_file(lock)
+        if descriptor is not None or time.monotonic() >= end:
+            return descriptor
+        time.sleep(SECONDS_BETWEEN_KNOCKS)
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:

@@ -113,7 +113,7 @@ def _begin(
 ) -> Prepared | TrialEvent | None:
     try:
         found = begin(trial, shared, held)
-    except ApartError as error:
+    except (ApartError, run.TakenError) as error:
         apart[trial.number] = str(error)
         return None
     except Exception as error:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rdfia_cli.config import RunConfig
 
+SECONDS_FOR_A_LOCK = 10.0
+"""How long a dying worker may still hold the folder of a trial."""
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from rdfia_cli.sweep.stacking.alike import find_difference
 from rdfia_cli.sweep.stacking.fitness import ApartError, examine
 from rdfia_cli.sweep.stacking.kernels import MOST_TRIALS, slots_for
 from rdfia_cli.sweep.stacking.stack import Member
-from rdfia_cli.sweep.trial import Trial
+from rdfia_cli.sweep.trial import SECONDS_FOR_A_LOCK, Trial
 from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.precision import choose_device
@@ -26,8 +24,6 @@ from rdfia_cli.training.verification import Verification
 
 MEMORY_FOR_ACTIVATIONS = 2**31
 """Bytes that the activations of a stack may take."""
-SECONDS_FOR_A_LOCK = 10.0
-"""How long a dying worker may still hold the folder of a trial."""
 
 
 @dataclass
@@ -151,11 +147,12 @@ def begin(trial: Trial, shared: Shared, held: contextlib.ExitStack) -> Prepared 
 
     Raises:
         ApartError: it must be trained the ordinary way; the folder is free again.
+        TakenError: another process writes its folder.
         RdfiaError: it cannot be trained.
     """
     with contextlib.ExitStack() as mine:
         folder = trial.folder
-        mine.enter_context(_claim_patiently(folder))
+        mine.enter_context(run.claim(folder, patience=SECONDS_FOR_A_LOCK))
         place = run.look(trial.config, folder)
         if place.state == "finished":
             return place.result
@@ -179,22 +176,6 @@ def begin(trial: Trial, shared: Shared, held: contextlib.ExitStack) -> Prepared 
         experiment.go_back(folder, found, member.state, logs)
         held.enter_context(mine.pop_all())
         return Prepared(trial, parts, member, logs, warnings)
-
-
-@contextlib.contextmanager
-def _claim_patiently(folder: Path) -> Generator[None]:
-    """Claim a run folder, waiting for a process that is about to end."""
-    end = time.monotonic() + SECONDS_FOR_A_LOCK
-    with contextlib.ExitStack() as mine:
-        while True:
-            try:
-                mine.enter_context(run.claim(folder))
-                break
-            except run.TakenError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
-        yield
 
 
 def group_alike(prepared: Sequence[Prepared]) -> list[list[Prepared]]:
