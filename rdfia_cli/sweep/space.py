@@ -118,7 +118,8 @@ def parse_over(text: str, *, whole: bool | None) -> Dimension:
     Args:
         text: what was written.
         whole: whether the setting takes integers only; None where nobody knows, and then a range
-            between integers is one of integers.
+            is one of integers where all its numbers are written as such, as `0..1` but not
+            `0.0..1` is.
 
     Raises:
         UsageError: it does not follow the grammar.
@@ -183,6 +184,9 @@ def _parse_range(text: str, key: str, match: re.Match[str], *, whole: bool | Non
     low, high = Decimal(match["low"]), Decimal(match["high"])
     logarithmic = match["log"] is not None
     step = _parse_step(text, match["step"])
+    texts = [bound for bound in (match["low"], match["high"], match["step"]) if bound is not None]
+    if whole is None:
+        whole = not any(mark in bound for bound in texts for mark in ".eE")
     integers = all(x == x.to_integral_value() for x in (low, high, step or Decimal(1)))
     if low >= high:
         raise UsageError(f"--over {text} goes from {low} to {high}", "write the lower bound first")
@@ -195,7 +199,7 @@ def _parse_range(text: str, key: str, match: re.Match[str], *, whole: bool | Non
         )
     if whole and not integers:
         raise UsageError(f"--over {text}: {key} takes integers", "write integer bounds")
-    return Range(key, low, high, step, logarithmic, integers if whole is None else whole)
+    return Range(key, low, high, step, logarithmic, whole)
 
 
 def _parse_step(text: str, step: str | None) -> Decimal | None:

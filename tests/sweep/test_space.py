@@ -66,6 +66,22 @@ def test_bounds_that_are_integers_are_a_real_range_for_a_real_setting():
 
 
 @pytest.mark.parametrize(
+    ("values", "whole", "count"),
+    [
+        *(("0..1", True, 2), ("0..4:2", True, 3), ("log:1..8", True, None)),
+        *(("0.0..1", False, None), ("0..1.0", False, None), ("0..1e0", False, None)),
+        *(("0..1:0.5", False, 3), ("0..4:2.0", False, 3), ("log:1.0..8", False, None)),
+    ],
+)
+def test_a_range_of_a_setting_that_nobody_knows_is_of_what_is_written(
+    values: str, whole: bool, count: int | None
+):
+    found = parse_over(f"model.drop_rate={values}", whole=None)
+    assert isinstance(found, Range)
+    assert (found.whole, found.count) == (whole, count)
+
+
+@pytest.mark.parametrize(
     ("text", "whole", "said"),
     [
         ("lr", None, "not KEY=VALUES"),
