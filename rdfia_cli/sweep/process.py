@@ -121,7 +121,11 @@ class Workers:
         for key, _ in self._selector.select(wait):
             found.extend(self._receive(key.data))
         for worker in list(self._workers):
-            if worker.job is not None and time.monotonic() > worker.deadline:
+            if worker.process.poll() is not None:
+                # A process that it forked may keep its channel open: what stands in it is the end.
+                with contextlib.suppress(OSError):
+                    worker.channel.shutdown(socket.SHUT_RD)
+            elif worker.job is not None and time.monotonic() > worker.deadline:
                 job = worker.job
                 self._remove(worker)
                 allowed = self.timeout * max(1, len(job.trials))
@@ -198,7 +202,7 @@ class Workers:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        how = f"killed by {_name_signal(-code)}" if code < 0 else f"ended with {code}"
         if code == -signal.SIGKILL:
             how += ", as the system does when memory runs out"
         printed = worker.log.read_bytes().decode(errors="replace").strip().splitlines()
@@ -208,7 +212,16 @@ class Workers:
         self._workers.remove(worker)
         self._selector.unregister(worker.channel)
         worker.channel.close()
-        worker.process.kill()
+        # Its session is its own: with it go the processes that it forked.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
         if worker.log.exists() and not worker.log.stat().st_size:
             worker.log.unlink()
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
