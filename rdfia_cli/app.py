@@ -314,7 +314,8 @@ def sweep(
             "--timeout",
             metavar="SECONDS",
             min=0,
-            help="How long a trial may take; 0: any time.",
+            help="How long a worker may train without the end of an epoch, of a trial or of a "
+            "stack of trials, before it counts as hanging and is replaced; 0: any time.",
             rich_help_panel=EXECUTION,
         ),
     ] = 0,

@@ -48,14 +48,44 @@ Report = tuple[Job, Told | JobDied]
 
 
 @dataclass
+class Patience:
+    """How long a worker may say nothing, so that one that hangs is told from one that works.
+
+    Attributes:
+        seconds: between two things that it says; 0: any time.
+    """
+
+    seconds: float
+    _end: float = float("inf")
+
+    def begin(self) -> None:
+        """Count from now on."""
+        if self.seconds:
+            self._end = time.monotonic() + self.seconds
+
+    def stop(self) -> None:
+        """Count no more: nothing is expected."""
+        self._end = float("inf")
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; infinite where nothing is expected."""
+        return max(0.0, self._end - time.monotonic())
+
+    def describe_end(self) -> JobDied:
+        """What became of the job when it ran out."""
+        return JobDied("timeout", f"no epoch ended for {self.seconds:g} s")
+
+
+@dataclass
 class Worker:
     """One worker process and the job that it has."""
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
     log: Path
+    patience: Patience
     job: Job | None = None
-    deadline: float = float("inf")
     received: bytes = b""
 
 
@@ -68,7 +98,7 @@ class Workers:
         logs: the folder of what they print.
         threads: of each one's arithmetic; 0 leaves that to torch.
         memory: bytes that each may allocate; 0: any.
-        timeout: seconds that a trial may take; 0: any.
+        timeout: seconds that one may say nothing, see `Patience`; 0: any.
     """
 
     count: int
@@ -100,8 +130,7 @@ class Workers:
         self.warm_up()
         worker = next(worker for worker in self._workers if worker.job is None)
         worker.job = job
-        if self.timeout:
-            worker.deadline = time.monotonic() + self.timeout * max(1, len(job.trials))
+        worker.patience.begin()
         # A worker that died meanwhile is noticed by `reports`.
         with contextlib.suppress(OSError):
             worker.channel.sendall(encode_job(job))
@@ -115,21 +144,18 @@ class Workers:
 
     def reports(self, seconds: float) -> list[Report]:
         """What the workers told meanwhile, waiting for the first of it as long as that."""
-        nearest = min((worker.deadline for worker in self._workers), default=float("inf"))
-        wait = min(seconds, max(0.0, nearest - time.monotonic()))
+        nearest = min((worker.patience.left for worker in self._workers), default=seconds)
         found: list[Report] = []
-        for key, _ in self._selector.select(wait):
+        for key, _ in self._selector.select(min(seconds, nearest)):
             found.extend(self._receive(key.data))
         for worker in list(self._workers):
             if worker.process.poll() is not None:
                 # A process that it forked may keep its channel open: what stands in it is the end.
                 with contextlib.suppress(OSError):
                     worker.channel.shutdown(socket.SHUT_RD)
-            elif worker.job is not None and time.monotonic() > worker.deadline:
-                job = worker.job
+            elif worker.job is not None and not worker.patience.left:
+                found.append((worker.job, worker.patience.describe_end()))
                 self._remove(worker)
-                allowed = self.timeout * max(1, len(job.trials))
-                found.append((job, JobDied("timeout", f"no end after {allowed:g} s")))
         return found
 
     def stop(self) -> None:
@@ -174,7 +200,7 @@ class Workers:
                 start_new_session=True,  # Ctrl-C is the sweep's to hear
             )
         theirs.close()
-        worker = Worker(process, ours, log)
+        worker = Worker(process, ours, log, Patience(self.timeout))
         self._selector.register(ours, selectors.EVENT_READ, worker)
         self._workers.append(worker)
 
@@ -192,8 +218,10 @@ class Workers:
             return [] if job is None else [(job, died)]
         *lines, worker.received = (worker.received + fresh).split(b"\n")
         told = [decode_told(line) for line in lines]
+        worker.patience.begin()
         if any(isinstance(each, JobEnded | JobPreempted) for each in told):
-            worker.job, worker.deadline = None, float("inf")
+            worker.job = None
+            worker.patience.stop()
         return [] if job is None else [(job, each) for each in told]
 
     def _describe_death(self, worker: Worker) -> JobDied:

@@ -29,7 +29,7 @@ from rdfia_cli.sweep.messages import (
     encode_job,
     encode_told,
 )
-from rdfia_cli.sweep.process import JobDied
+from rdfia_cli.sweep.process import JobDied, Patience
 
 SECONDS_TO_ANSWER = 5.0
 
@@ -87,9 +87,9 @@ class Actor:
     """An actor and the job that it has."""
 
     handle: Any
+    patience: Patience
     job: Job | None = None
     stream: Any = None
-    deadline: float = float("inf")
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Actors:
     Attributes:
         count: how many work side by side.
         memory: bytes that each may allocate; 0: any.
-        timeout: seconds that a trial may take; 0: any.
+        timeout: seconds that one may say nothing, see `Patience`; 0: any.
     """
 
     count: int
@@ -117,8 +117,7 @@ class Actors:
         actor = next((actor for actor in self._actors if actor.job is None), None) or self._start()
         actor.job = job
         actor.stream = actor.handle.serve.options(num_returns="streaming").remote(encode_job(job))
-        if self.timeout:
-            actor.deadline = time.monotonic() + self.timeout * max(1, len(job.trials))
+        actor.patience.begin()
 
     def answer(self, job: Job, *, prune: bool) -> None:
         """Answer the worker of a job that asked after an epoch."""
@@ -137,11 +136,9 @@ class Actors:
         ready, _ = ray.wait(list(busy), num_returns=1, timeout=seconds, fetch_local=False)
         found = [report for stream in ready for report in self._receive(busy[stream])]
         for actor in list(self._actors):
-            if actor.job is not None and time.monotonic() > actor.deadline:
-                job = actor.job
+            if actor.job is not None and not actor.patience.left:
+                found.append((actor.job, actor.patience.describe_end()))
                 self._remove(actor)
-                allowed = self.timeout * max(1, len(job.trials))
-                found.append((job, JobDied("timeout", f"no end after {allowed:g} s")))
         return found
 
     def stop(self) -> None:
@@ -161,7 +158,7 @@ class Actors:
 
         kind: Any = ray.remote(Remote)
         kind = kind.options(num_cpus=1, max_concurrency=2, max_restarts=0)
-        actor = Actor(kind.remote(str(Path.cwd()), self.memory))
+        actor = Actor(kind.remote(str(Path.cwd()), self.memory), Patience(self.timeout))
         self._actors.append(actor)
         return actor
 
@@ -178,8 +175,10 @@ class Actors:
             reason = next(iter(str(error).strip().splitlines()[-1:]), type(error).__name__)
             return [(job, JobDied("crash", f"its worker is gone: {reason}"))]
         told = decode_told(line)
+        actor.patience.begin()
         if isinstance(told, JobEnded | JobPreempted):
-            actor.job, actor.deadline, actor.stream = None, float("inf"), None
+            actor.job, actor.stream = None, None
+            actor.patience.stop()
         return [(job, told)]
 
     def _remove(self, actor: Actor) -> None:
@@ -197,7 +196,7 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
         address: as Ray has it, such as `auto` or `ray://head:10001`.
         workers: how many; None for one a CPU of the cluster.
         memory: bytes that each may allocate; 0: any.
-        timeout: seconds that a trial may take; 0: any.
+        timeout: seconds that one may say nothing; 0: any.
 
     Raises:
         ComponentError: Ray is not installed.

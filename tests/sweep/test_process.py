@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from rdfia_cli.config import resolve
 from rdfia_cli.sources import Sources
 from rdfia_cli.sweep.messages import Job
 from rdfia_cli.sweep.process import JobDied, Report, Workers
-from rdfia_cli.sweep.trial import Trial
+from rdfia_cli.sweep.trial import Trial, TrialEpoch
 
 MODELS = """
 import os, pathlib, time
@@ -37,6 +39,17 @@ def forks_and_hangs(input):
 
 def gets_a_signal_without_a_name(input):
     os.kill(os.getpid(), 40)
+"""
+
+TELLS_EPOCHS_AND_HANGS = """#!{python} -S
+import json, socket, sys, time
+sweep = socket.socket(fileno=int(sys.argv[3]))
+sweep.recv(1 << 16)
+epoch = {{"told": "TrialEpoch", "number": 0, "epochs": 9, "loss": None, "accuracy": None}}
+for number in range(1, 9):
+    time.sleep(0.5)
+    sweep.sendall(json.dumps({{**epoch, "epoch": number}}).encode() + b"\\n")
+time.sleep(120)
 """
 
 
@@ -118,3 +131,21 @@ def test_a_signal_without_a_name_is_told_by_its_number(tmp_path, make_workers):
     *_, (_, told) = hear(workers)
     assert isinstance(told, JobDied)
     assert told.reason.startswith("its process was killed by signal 40")
+
+
+def test_a_worker_that_goes_on_is_left_alone_and_one_that_hangs_is_told_soon(
+    tmp_path, make_workers, monkeypatch
+):
+    script = tmp_path / "worker"
+    script.write_text(TELLS_EPOCHS_AND_HANGS.format(python=sys.executable))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    workers = make_workers(timeout=3.0)
+    one = job(tmp_path, "forks_and_dies")
+    many = Job("stacked", one.structure, [replace(one.trials[0], number=n) for n in range(8)])
+    began = time.monotonic()
+    workers.submit(many)
+    *epochs, (_, last) = hear(workers)
+    assert [told.epoch for _, told in epochs if isinstance(told, TrialEpoch)] == [*range(1, 9)]
+    assert last == JobDied("timeout", "no epoch ended for 3 s")
+    assert time.monotonic() - began < 2 * 3 + 4 + 2
