@@ -340,7 +340,10 @@ def sweep(
     address: Annotated[
         str | None,
         setting(
-            "--address", metavar="A", help="The Ray cluster. (default a local one)", panel=EXECUTION
+            "--address",
+            metavar="A",
+            help="The Ray cluster. (default that of RAY_ADDRESS, else a local one)",
+            panel=EXECUTION,
         ),
     ] = None,
     retry_failed: Annotated[

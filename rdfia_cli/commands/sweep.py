@@ -111,15 +111,19 @@ def _print_lines(question: Question, execution: Execution) -> None:
 def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
     from rdfia_cli.commands.sweep_progress import display
     from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
+    from rdfia_cli.sweep.ledger import LEDGER
 
     planned = plan(question)
-    ledger = open_ledger(question)
-    if _complete(question, execution, ledger):
+    # A cluster that cannot be reached leaves nothing behind.
+    begins = flags["backend"] == "ray" and not (question.folder / LEDGER).exists()
+    ledger = None if begins else open_ledger(question)
+    if ledger is not None and _complete(question, execution, ledger):
         return
     with (
         _workers(question, flags) as pool,
         display(question, execution, quiet=flags["quiet"]) as show,
     ):
+        ledger = ledger or open_ledger(question)
         for event in run_campaign(question, execution, ledger, pool, planned):
             show(event)
 

@@ -32,6 +32,7 @@ from rdfia_cli.sweep.messages import (
 from rdfia_cli.sweep.process import JobDied, Patience
 
 SECONDS_TO_ANSWER = 5.0
+CLIENT = "ray://"
 
 
 class Remote:
@@ -193,7 +194,7 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
     """Workers on a cluster, or on a local one where no address is given.
 
     Args:
-        address: as Ray has it, such as `auto` or `ray://head:10001`.
+        address: as Ray has it, such as `auto` or `head:6379`; None for that of `RAY_ADDRESS`.
         workers: how many; None for one a CPU of the cluster.
         memory: bytes that each may allocate; 0: any.
         timeout: seconds that one may say nothing; 0: any.
@@ -201,8 +202,14 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
     Raises:
         ComponentError: Ray is not installed.
         RdfiaError: the cluster cannot be reached.
-        UsageError: it has fewer CPUs than workers were asked for.
+        UsageError: the address is of Ray Client, or there are fewer CPUs than workers.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None and address.startswith(CLIENT):
+        raise UsageError(
+            f"'{address}' is an address of Ray Client, which cannot follow what workers tell",
+            "run rdfia on a machine of the cluster, with --address auto",
+        )
     # Else it would ship the project of `uv run` to workers that have it.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -216,7 +223,7 @@ def connect(address: str | None, workers: int | None, memory: int, timeout: floa
     environment = {k: v for k, v in os.environ.items() if k.startswith("RDFIA_")}
     try:
         ray.init(
-            address or os.environ.get("RAY_ADDRESS") or "local",
+            address or "local",
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -243,7 +250,7 @@ def _refuse_unreachable(address: str | None) -> None:
     Raises:
         RdfiaError: nobody answers.
     """
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, colon, port = (address or "").rpartition(":")
     if not colon or not port.isdigit():
         return
     try:

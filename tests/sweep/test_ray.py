@@ -49,10 +49,25 @@ def test_two_nodes_share_the_trials_and_their_weights_are_those_of_this_machine(
         assert theirs["validation_accuracy"] == pytest.approx(ours["validation_accuracy"])
 
 
-def test_a_cluster_that_is_not_there_is_told_in_a_line(rdfia_process):
-    outcome = rdfia_process(
-        *("sweep", "mlp", "--data", "circles", "--over", "seed=0,1", "--backend", "ray"),
-        *("--address", "127.0.0.1:1"),
-    )
+SWEEP = ("sweep", "mlp", "--data", "circles", "--over", "seed=0,1", "--backend", "ray")
+
+
+@pytest.mark.parametrize("told", ["by the flag", "by Ray's own variable"])
+def test_a_cluster_that_is_not_there_is_told_in_a_line_and_leaves_nothing(
+    rdfia_process, tmp_path, told: str
+):
+    nobody = "127.0.0.1:1"
+    if told == "by the flag":
+        outcome = rdfia_process(*SWEEP, "--address", nobody)
+    else:
+        outcome = rdfia_process(*SWEEP, RAY_ADDRESS=nobody)
     assert outcome.code == 1
-    assert "no Ray cluster at '127.0.0.1:1'" in outcome.err
+    assert f"no Ray cluster at '{nobody}'" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_of_ray_client_is_refused_with_what_to_do_instead(rdfia, tmp_path):
+    outcome = rdfia(*SWEEP, "--address", "ray://head:10001")
+    assert outcome.code == 2
+    assert "with --address auto" in outcome.err
+    assert list(tmp_path.iterdir()) == []
