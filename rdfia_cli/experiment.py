@@ -170,7 +170,7 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
         TakenError: another process writes the folder.
         RdfiaError: the disk refuses.
     """
-    with run.claim(folder, patience=patience), _stop_requests() as stop:
+    with run.claim(folder, patience=patience), stop_requests() as stop:
         # Another process may have been here between the first look at the folder and the lock.
         place = run.look(config, folder)
         if place.state == "finished":
@@ -244,7 +244,7 @@ def _closing(loggers: Loggers) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Generator[StopRequest]:
+def stop_requests() -> Generator[StopRequest]:
     """Turn SIGTERM and SIGINT into a request while a run goes on."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -141,6 +141,8 @@ def _complete(question: Question, execution: Execution, ledger: Ledger) -> bool:
 def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
     """Workers that are gone afterwards; asked to stop, they write checkpoints first.
 
+    A stack does so at the end of an epoch, where that comes before a worker's time to stop is up.
+
     Raises:
         PreemptedError: SIGINT or SIGTERM came.
     """

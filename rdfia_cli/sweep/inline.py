@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rdfia_cli.errors import RdfiaError
+from rdfia_cli.errors import PreemptedError, RdfiaError
 from rdfia_cli.sweep.messages import Job, JobEnded, Told
 from rdfia_cli.sweep.process import JobDied
 from rdfia_cli.sweep.trial import TrialEpoch
@@ -55,6 +55,8 @@ class Inline:
     def _execute(self, job: Job) -> Iterator[Told]:
         try:
             yield from execute(job, self._judge)
+        except PreemptedError:
+            raise  # nobody else is there to go on
         except RdfiaError as error:
             yield JobEnded(error.fact, error.kind)
             return

@@ -8,6 +8,7 @@ A trial's bits do not depend on which others shared its stack.
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from functools import partial
 from torch import Tensor
 
 from rdfia_cli import durable, experiment, run
-from rdfia_cli.errors import DivergedError, RdfiaError
+from rdfia_cli.errors import DivergedError, PreemptedError, RdfiaError
 from rdfia_cli.sweep.failure import describe_failure
 from rdfia_cli.sweep.ordinary import run_ordinary
 from rdfia_cli.sweep.question import structure
@@ -61,14 +62,20 @@ def run_stacked(trials: Sequence[Trial], judge: Judge = never) -> Iterator[Trial
 
     Yields:
         What happens to each trial; one that cannot be stacked is trained the ordinary way, last.
+
+    Raises:
+        PreemptedError: asked to stop; the trials under way have checkpoints of a whole epoch.
     """
     structures: dict[str, list[Trial]] = {}
     for trial in trials:
         structures.setdefault(structure(trial.config), []).append(trial)
     apart: dict[int, str] = {}
-    for members in structures.values():
-        with one_thread(), contextlib.ExitStack() as held:
-            yield from _run_alike(members, judge, held, apart)
+    with experiment.stop_requests() as stop:
+        stop.deferred = True
+        for members in structures.values():
+            with one_thread(), contextlib.ExitStack() as held:
+                yield from _run_alike(members, judge, held, apart, stop)
+        _heed(stop)
     for trial in trials:
         if trial.number in apart:
             reason = apart[trial.number]
@@ -77,7 +84,11 @@ def run_stacked(trials: Sequence[Trial], judge: Judge = never) -> Iterator[Trial
 
 
 def _run_alike(
-    trials: Sequence[Trial], judge: Judge, held: contextlib.ExitStack, apart: dict[int, str]
+    trials: Sequence[Trial],
+    judge: Judge,
+    held: contextlib.ExitStack,
+    apart: dict[int, str],
+    stop: experiment.StopRequest,
 ) -> Iterator[TrialEvent]:
     """Train trials of one structure; `apart` gets those that cannot be stacked, and why."""
     try:
@@ -105,7 +116,22 @@ def _run_alike(
     # A trial that ended is kept by nobody: its tensors are views, which hold those of its stack.
     prepared.clear()
     for even, waiting in stacks:
-        yield from _train(waiting, judge, apart, even=even)
+        _heed(stop)
+        yield from _train(waiting, judge, apart, stop, even=even)
+
+
+def _heed(stop: experiment.StopRequest) -> None:
+    """Stop where that was asked for.
+
+    Raises:
+        PreemptedError: it was.
+    """
+    if stop.signal is not None:
+        raise PreemptedError(
+            f"stopped by {signal.Signals(stop.signal).name} after an epoch",
+            "run the same command again to go on",
+            stop.signal,
+        )
 
 
 def _begin(
@@ -152,7 +178,12 @@ class _Room:
 
 
 def _train(
-    waiting: list[Prepared], judge: Judge, apart: dict[int, str], *, even: bool
+    waiting: list[Prepared],
+    judge: Judge,
+    apart: dict[int, str],
+    stop: experiment.StopRequest,
+    *,
+    even: bool,
 ) -> Iterator[TrialEvent]:
     """Train trials in one stack; they are taken out of the list."""
     room = _Room(list(waiting), even)
@@ -181,7 +212,7 @@ def _train(
                 if not room.live:
                     return
                 room.stack.begin_epoch()
-        yield from _end_epoch(room, judge, rhythm)
+        yield from _end_epoch(room, judge, rhythm, stop)
 
 
 def _record_step(room: _Room, step: int, losses: Tensor) -> None:
@@ -213,7 +244,9 @@ def _drop_diverged(room: _Room) -> Iterator[TrialEvent]:
     room.leave(gone)
 
 
-def _end_epoch(room: _Room, judge: Judge, rhythm: checkpoint.Rhythm) -> Iterator[TrialEvent]:
+def _end_epoch(
+    room: _Room, judge: Judge, rhythm: checkpoint.Rhythm, stop: experiment.StopRequest
+) -> Iterator[TrialEvent]:
     """Score all trials, tell of it, keep what is due, and let go of those that ended."""
     clock = time.perf_counter()
     pipelines = room.live[0].member.plan.evaluations
@@ -241,11 +274,14 @@ def _end_epoch(room: _Room, judge: Judge, rhythm: checkpoint.Rhythm) -> Iterator
             gone.append(each)
             yield TrialPruned(each.trial.number, ended.epoch)
     room.leave(gone)
-    if room.live and rhythm.due(epoch_ended=True):
+    stops = stop.signal is not None
+    if room.live and (stops or rhythm.due(epoch_ended=True)):
         began = time.monotonic()
         yield from _keep(room, [each for each in room.live if each not in complete])
         rhythm.written(time.monotonic() - began)
     yield from _finish(room, complete)
+    if stops:
+        _heed(stop)
 
 
 def _tell(each: Prepared, ended: EpochEnd) -> TrialEpoch:

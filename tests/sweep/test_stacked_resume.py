@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from rdfia_cli import run
+from rdfia_cli.config import RunConfig
+from rdfia_cli.errors import PreemptedError
 from rdfia_cli.sweep.ordinary import run_ordinary
 from rdfia_cli.sweep.stacked import run_stacked
-from rdfia_cli.sweep.trial import Trial, TrialEpoch, TrialFinished, TrialStarted, TrialWarned
+from rdfia_cli.sweep.trial import (
+    Trial,
+    TrialEpoch,
+    TrialEvent,
+    TrialFinished,
+    TrialStarted,
+    TrialWarned,
+)
 from rdfia_cli.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,6 +73,51 @@ def test_trials_at_different_epochs_share_a_stack(make_trials, hash_of):
     assert len(set(done.values())) > 1
     for one, other in zip(whole, broken, strict=True):
         assert hash_of(one.folder) == hash_of(other.folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_stack_that_is_asked_to_stop_keeps_the_epoch_and_goes_on_to_the_same_bytes(
+    epoch: int, make_trials, hash_of, monkeypatch
+):
+    monkeypatch.setattr(checkpoint.Rhythm, "due", lambda self, epoch_ended: False)
+    whole = make_trials(VARIED, "whole", **OPTIONS)
+    broken = make_trials(VARIED, "broken", **OPTIONS)
+    list(run_stacked(whole))
+    finished: list[int] = []
+    with pytest.raises(PreemptedError) as stopped:
+        for event in run_stacked(broken):
+            if isinstance(event, TrialEpoch) and (event.number, event.epoch) == (0, epoch):
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif isinstance(event, TrialFinished):
+                finished.append(event.number)
+    assert stopped.value.signal == signal.SIGTERM
+    # Two of them have three epochs only.
+    assert sorted(finished) == ([0, 2] if epoch == 3 else [])
+    events = list(run_stacked(broken))
+    done = {event.number: event.epochs_done for event in events if isinstance(event, TrialStarted)}
+    assert done == {n: epoch for n in range(4) if n not in finished}
+    for one, other in zip(whole, broken, strict=True):
+        assert hash_of(one.folder) == hash_of(other.folder)
+
+
+def test_a_stack_that_is_asked_to_stop_while_it_is_prepared_fails_no_trial(
+    make_trials, monkeypatch
+):
+    trials = make_trials(VARIED[:2], "early", **OPTIONS)
+    real, looks = run.look, []
+
+    def look(config: RunConfig, folder: Path) -> run.Place:
+        if not looks:
+            os.kill(os.getpid(), signal.SIGTERM)
+        looks.append(folder)
+        return real(config, folder)
+
+    monkeypatch.setattr(run, "look", look)
+    told: list[TrialEvent] = []
+    with pytest.raises(PreemptedError):
+        told.extend(run_stacked(trials))
+    assert looks == [trial.folder for trial in trials]
+    assert told == []
 
 
 def test_a_finished_stack_is_not_trained_again(make_trials):
