@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, count, nearest
+from rdfia_cli.machine import processors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -156,9 +156,9 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
         from rdfia_cli.sweep.process import Workers
 
         workers = flags["workers"] or 1
-        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+        memory = _memory(flags["memory"])
         logs = question.folder / "workers"
-        pool = Workers(workers, logs, threads, _memory(flags["memory"]), flags["timeout"])
+        pool = Workers(workers, logs, threads_of_each(workers), memory, flags["timeout"])
         pool.warm_up()
     try:
         yield pool
@@ -172,6 +172,11 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
         ) from None
     finally:
         pool.close()
+
+
+def threads_of_each(workers: int) -> int:
+    """The threads of each worker's arithmetic, that all have a processor; 0: as torch likes."""
+    return max(1, processors() // workers) if workers > 1 else 0
 
 
 def conclude(

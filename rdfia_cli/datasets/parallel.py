@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli.datasets.worker import READY
 from rdfia_cli.errors import RdfiaError
+from rdfia_cli.machine import processors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,13 +210,6 @@ def examine(
         files[start : start + FILES_IN_REQUEST] for start in range(0, len(files), FILES_IN_REQUEST)
     )
     with _Crew(task, requests) as crew:
-        for _ in range(min(processes or _processors(), len(requests))):
+        for _ in range(min(processes or processors(), len(requests))):
             crew.hire()
         yield from crew.work()
-
-
-def _processors() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

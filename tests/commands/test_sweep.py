@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rdfia_cli.commands.sweep import threads_of_each
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("--data", "circles", "--epochs", "3", "--batch-size", "20", "-q")
@@ -70,6 +73,14 @@ def test_the_lines_of_a_dry_run_train_the_trials_which_the_sweep_then_collects(r
     assert [t["parameters"] for t in outcome.json["trials"]] == [
         {"seed": seed, "model.hidden": hidden} for seed in (0, 1) for hidden in (3, 4)
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor can be forbidden")
+@pytest.mark.parametrize(("workers", "threads"), [(1, 0), (2, 3), (4, 1), (16, 1)])
+def test_workers_share_the_processors_that_the_sweep_may_use(monkeypatch, workers, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 5, 7, 9, 11})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert threads_of_each(workers) == threads
 
 
 CONCLUDE_OFTEN = """
