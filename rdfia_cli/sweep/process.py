@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,11 +118,6 @@ class Workers:
     def idle(self) -> int:
         """How many workers have nothing to do."""
         return self.count - sum(worker.job is not None for worker in self._workers)
-
-    @property
-    def jobs(self) -> Sequence[Job]:
-        """The jobs under way."""
-        return [worker.job for worker in self._workers if worker.job is not None]
 
     def submit(self, job: Job) -> None:
         """Give a job to an idle worker."""

@@ -78,10 +78,6 @@ class Remote:
         """Answer the epoch that the job asks about."""
         self._answers.put(prune)
 
-    def machine(self) -> str:
-        """Where it is."""
-        return os.uname().nodename
-
 
 @dataclass
 class Actor:
