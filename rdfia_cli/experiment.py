@@ -33,6 +33,7 @@ from rdfia_cli.training.loop import (
     TrainingState,
     fit,
     predict_split,
+    refuse_divergence,
 )
 from rdfia_cli.training.metrics import Measures, measure
 
@@ -299,6 +300,9 @@ def _train(
         due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
         if due or ended:
             _await_verification(parts, stop)
+        if is_logged(event, parts.config):
+            # On an accelerator nobody has read this loss yet, and no line can hold NaN.
+            refuse_divergence(state)
         line = record(event, parts.config, records.logs)
         if line is not None:
             yield from (Warned(text) for text in records.loggers.write(line))
@@ -332,6 +336,13 @@ def _await_verification(parts: Assembly, stop: StopRequest) -> None:
     stop.deferred = True
 
 
+def is_logged(event: Event, config: RunConfig) -> bool:
+    """Whether an event is a step whose loss is written down."""
+    return (
+        isinstance(event, StepEnd) and config.log_every > 0 and event.step % config.log_every == 0
+    )
+
+
 def record(
     event: Event, config: RunConfig, logs: Mapping[str, run.Log]
 ) -> Mapping[str, Any] | None:
@@ -341,7 +352,7 @@ def record(
         The line of METRICS, or None where the event leaves none.
     """
     if isinstance(event, StepEnd):
-        if not config.log_every or event.step % config.log_every:
+        if not is_logged(event, config):
             return None
         line = {
             "epoch": event.epoch,
