@@ -244,12 +244,20 @@ def _closing(loggers: Loggers) -> Generator[None]:
 
 @contextlib.contextmanager
 def _stop_requests() -> Generator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a request while a run goes on."""
+    """Turn SIGTERM and SIGINT into a request while a run goes on, unless they are ignored.
+
+    A shell ignores SIGINT for what it starts in the background, so that Ctrl-C is not for it.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {n: signal.signal(n, stop.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    heard = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stop.note) for number in heard}
     try:
         yield stop
     finally:

@@ -632,3 +632,16 @@ def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
         finish(config, Path("run"))
     assert (stopped.value.exit_code, stopped.value.signal) == (75, number)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_was_ignored_before_stays_ignored(number: signal.Signals):
+    config = resolve(Sources({"model": "mlp", "data": "circles", "epochs": "1", "out": "r"})).config
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        told = run_experiment(config, Path("r"))
+        last = [event for event in told if os.kill(os.getpid(), number) is None][-1]
+        assert isinstance(last, Finished)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
