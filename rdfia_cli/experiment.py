@@ -176,6 +176,7 @@ def run_experiment(config: RunConfig, folder: Path) -> Iterator[RunEvent]:
             yield Finished(folder, place.result)
             return
         loggers = attach(config, folder)
+        yield from (Warned(text) for text in loggers.lost)
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
         parts = yield from assembly.load_and_assemble(config, restored=found is not None)
         if found is not None:
@@ -223,6 +224,7 @@ def tell_loggers(config: RunConfig, folder: Path) -> Iterator[Warned]:
     """
     with run.claim(folder):
         loggers = attach(config, folder)
+        yield from (Warned(text) for text in loggers.lost)
         with _closing(loggers):
             yield from _tell_so_far(loggers, folder)
             yield from (Warned(text) for text in loggers.close(complete=True))
