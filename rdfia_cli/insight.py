@@ -18,7 +18,7 @@ from rdfia_cli.evaluation import (
     predict_timed,
     restore,
 )
-from rdfia_cli.spec import InputSpec, Preparing, ShowsAttention
+from rdfia_cli.spec import Preparing, ShowsAttention
 from rdfia_cli.training import inputs
 from rdfia_cli.training.assembly import Assembly
 from rdfia_cli.training.metrics import ReliabilityBin, reliability
@@ -67,8 +67,6 @@ class Insight:
         mistakes: None where the inputs are no images.
         filters: None where the first layer's weights are no images.
         attention: None where the model does not show it.
-        model: the model itself, in evaluation mode.
-        input: what it is fed.
     """
 
     evaluation: Evaluation
@@ -76,8 +74,6 @@ class Insight:
     mistakes: Mistakes | None
     filters: Filters | None
     attention: AttentionMaps | None
-    model: nn.Module
-    input: InputSpec
 
 
 def look_inside(
@@ -109,8 +105,6 @@ def look_inside(
         mistakes=find_mistakes(parts, split, logits, labels, mistakes) if are_images else None,
         filters=first_filters(parts.model, parts.input.shape) if are_images else None,
         attention=maps,
-        model=parts.model.eval(),
-        input=parts.input,
     )
 
 
