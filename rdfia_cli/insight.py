@@ -1,4 +1,4 @@
-"""What a page shows of a trained model: its mistakes, calibration, filters and attention."""
+"""What is seen in a trained model: mistakes, calibration, filters, attention, its beginning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rdfia_cli.config import RunConfig
+from rdfia_cli import run
+from rdfia_cli.config import ComponentConfig, RunConfig
 from rdfia_cli.evaluation import (
     AttentionMaps,
     Evaluation,
@@ -19,8 +20,9 @@ from rdfia_cli.evaluation import (
     restore,
 )
 from rdfia_cli.spec import Preparing, ShowsAttention
-from rdfia_cli.training import inputs
+from rdfia_cli.training import assembly, inputs
 from rdfia_cli.training.assembly import Assembly
+from rdfia_cli.training.inspection import Sample, first_examples
 from rdfia_cli.training.metrics import ReliabilityBin, reliability
 
 
@@ -76,6 +78,22 @@ class Insight:
     attention: AttentionMaps | None
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A run's model before and after its training.
+
+    Attributes:
+        untrained, trained: in evaluation mode, on the CPU.
+        sample: images that the run was not trained on.
+        warnings: what the user should know, a line each.
+    """
+
+    untrained: nn.Module
+    trained: nn.Module
+    sample: Sample
+    warnings: tuple[str, ...]
+
+
 def look_inside(
     folder: Path, config: RunConfig, *, split: str, mistakes: int, attended: int
 ) -> Generator[Preparing, None, Insight]:
@@ -106,6 +124,33 @@ def look_inside(
         filters=first_filters(parts.model, parts.input.shape) if are_images else None,
         attention=maps,
     )
+
+
+def before_and_after(
+    folder: Path, data: ComponentConfig | None, count: int
+) -> Generator[Preparing, None, Learned]:
+    """A run's model with its first and its last weights, and test images as it is fed them.
+
+    Args:
+        folder: the run folder.
+        data: another dataset of the same shape and classes, or None for the run's own.
+        count: how many images, at most those that there are.
+
+    Raises:
+        RdfiaError: the run has no sound checkpoint.
+        ComponentError: the weights or the dataset do not fit.
+    """
+    config = run.load_config(folder).model_copy(update={"device": "cpu"})
+    restored = yield from restore(folder, config, data)
+    parts = restored.parts
+    untrained = assembly.assemble(parts.config, parts.splits, macs=parts.macs).model
+    chosen = first_examples(parts.splits.test, count)
+    pictures, fed = (
+        torch.cat([batch.inputs for batch in parts.pipeline(chosen, each).evaluation_batches()])
+        for each in (inputs.Statistics(), restored.statistics)
+    )
+    sample = Sample(pictures, fed, parts.config.data.name)
+    return Learned(untrained.eval(), parts.model.eval(), sample, restored.warnings)
 
 
 def find_mistakes(
