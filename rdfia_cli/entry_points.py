@@ -134,7 +134,11 @@ def _of(distribution: importlib.metadata.Distribution | None, entry: Entry) -> E
         if distribution:
             name, version = normalised(distribution.name), distribution.version
     if distribution and name not in (OWN_DISTRIBUTION, "unknown"):
-        flaw = _misfit(distribution)
+        try:
+            flaw = _misfit(distribution)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            flaw = f"what it requires cannot be read: {reason}"
     return replace(entry, distribution=name, version=version, flaw=entry.flaw or flaw)
 
 

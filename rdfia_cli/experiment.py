@@ -33,6 +33,7 @@ from rdfia_cli.training.loop import (
     TrainingState,
     fit,
     predict_split,
+    refuse_divergence,
 )
 from rdfia_cli.training.metrics import Measures, measure
 
@@ -177,6 +178,7 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
             yield Finished(folder, place.result)
             return
         loggers = attach(config, folder)
+        yield from (Warned(text) for text in loggers.lost)
         found, lost = checkpoint.newest(folder / run.CHECKPOINTS)
         parts = yield from assembly.load_and_assemble(config, restored=found is not None)
         if found is not None:
@@ -224,6 +226,7 @@ def tell_loggers(config: RunConfig, folder: Path) -> Iterator[Warned]:
     """
     with run.claim(folder):
         loggers = attach(config, folder)
+        yield from (Warned(text) for text in loggers.lost)
         with _closing(loggers):
             yield from _tell_so_far(loggers, folder)
             yield from (Warned(text) for text in loggers.close(complete=True))
@@ -245,12 +248,20 @@ def _closing(loggers: Loggers) -> Generator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Generator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a request while a run goes on."""
+    """Turn SIGTERM and SIGINT into a request while a run goes on, unless they are ignored.
+
+    A shell ignores SIGINT for what it starts in the background, so that Ctrl-C is not for it.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {n: signal.signal(n, stop.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    heard = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stop.note) for number in heard}
     try:
         yield stop
     finally:
@@ -301,6 +312,9 @@ def _train(
         due = complete or stop.signal is not None or rhythm.due(epoch_ended=ended)
         if due or ended:
             _await_verification(parts, stop)
+        if is_logged(event, parts.config):
+            # On an accelerator nobody has read this loss yet, and no line can hold NaN.
+            refuse_divergence(state)
         line = record(event, parts.config, records.logs)
         if line is not None:
             yield from (Warned(text) for text in records.loggers.write(line))
@@ -334,6 +348,13 @@ def _await_verification(parts: Assembly, stop: StopRequest) -> None:
     stop.deferred = True
 
 
+def is_logged(event: Event, config: RunConfig) -> bool:
+    """Whether an event is a step whose loss is written down."""
+    return (
+        isinstance(event, StepEnd) and config.log_every > 0 and event.step % config.log_every == 0
+    )
+
+
 def record(
     event: Event, config: RunConfig, logs: Mapping[str, run.Log]
 ) -> Mapping[str, Any] | None:
@@ -343,7 +364,7 @@ def record(
         The line of METRICS, or None where the event leaves none.
     """
     if isinstance(event, StepEnd):
-        if not config.log_every or event.step % config.log_every:
+        if not is_logged(event, config):
             return None
         line = {
             "epoch": event.epoch,

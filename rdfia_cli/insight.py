@@ -1,4 +1,4 @@
-"""What a page shows of a trained model: its mistakes, calibration, filters and attention."""
+"""What is seen in a trained model: mistakes, calibration, filters, attention, its beginning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rdfia_cli.config import RunConfig
+from rdfia_cli import run
+from rdfia_cli.config import ComponentConfig, RunConfig
 from rdfia_cli.evaluation import (
     AttentionMaps,
     Evaluation,
@@ -18,9 +19,10 @@ from rdfia_cli.evaluation import (
     predict_timed,
     restore,
 )
-from rdfia_cli.spec import InputSpec, Preparing, ShowsAttention
-from rdfia_cli.training import inputs
+from rdfia_cli.spec import Preparing, ShowsAttention
+from rdfia_cli.training import assembly, inputs
 from rdfia_cli.training.assembly import Assembly
+from rdfia_cli.training.inspection import Sample, first_examples
 from rdfia_cli.training.metrics import ReliabilityBin, reliability
 
 
@@ -67,8 +69,6 @@ class Insight:
         mistakes: None where the inputs are no images.
         filters: None where the first layer's weights are no images.
         attention: None where the model does not show it.
-        model: the model itself, in evaluation mode.
-        input: what it is fed.
     """
 
     evaluation: Evaluation
@@ -76,8 +76,22 @@ class Insight:
     mistakes: Mistakes | None
     filters: Filters | None
     attention: AttentionMaps | None
-    model: nn.Module
-    input: InputSpec
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A run's model before and after its training.
+
+    Attributes:
+        untrained, trained: in evaluation mode, on the CPU.
+        sample: images that the run was not trained on.
+        warnings: what the user should know, a line each.
+    """
+
+    untrained: nn.Module
+    trained: nn.Module
+    sample: Sample
+    warnings: tuple[str, ...]
 
 
 def look_inside(
@@ -109,9 +123,34 @@ def look_inside(
         mistakes=find_mistakes(parts, split, logits, labels, mistakes) if are_images else None,
         filters=first_filters(parts.model, parts.input.shape) if are_images else None,
         attention=maps,
-        model=parts.model.eval(),
-        input=parts.input,
     )
+
+
+def before_and_after(
+    folder: Path, data: ComponentConfig | None, count: int
+) -> Generator[Preparing, None, Learned]:
+    """A run's model with its first and its last weights, and test images as it is fed them.
+
+    Args:
+        folder: the run folder.
+        data: another dataset of the same shape and classes, or None for the run's own.
+        count: how many images, at most those that there are.
+
+    Raises:
+        RdfiaError: the run has no sound checkpoint.
+        ComponentError: the weights or the dataset do not fit.
+    """
+    config = run.load_config(folder).model_copy(update={"device": "cpu"})
+    restored = yield from restore(folder, config, data)
+    parts = restored.parts
+    untrained = assembly.assemble(parts.config, parts.splits, macs=parts.macs).model
+    chosen = first_examples(parts.splits.test, count)
+    pictures, fed = (
+        torch.cat([batch.inputs for batch in parts.pipeline(chosen, each).evaluation_batches()])
+        for each in (inputs.Statistics(), restored.statistics)
+    )
+    sample = Sample(pictures, fed, parts.config.data.name)
+    return Learned(untrained.eval(), parts.model.eval(), sample, restored.warnings)
 
 
 def find_mistakes(

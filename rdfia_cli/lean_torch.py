@@ -7,11 +7,14 @@ meta tensors PyTorch's own kernels are among them, so the analysis of a model pa
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.optim import Optimizer
 
 
@@ -38,8 +41,10 @@ def spare_compiler(*owners: type) -> None:
 def spare_step(optimizer: Optimizer) -> None:
     """Let an optimizer of PyTorch's own make its steps without asking for the compiler.
 
-    The step is the same; what is left out is a break in the graph that nobody traces. Any other
-    class, or one of another PyTorch that has no such break, stays as it is.
+    The step is the same; what is left out is a break in the graph that nobody traces. A step that
+    a hook watches is PyTorch's own, whenever the hook came. Any other class, a step that was
+    replaced or is differentiated, and one of another PyTorch that has no such break stay as they
+    are.
 
     Args:
         optimizer: just built, before a schedule watches it.
@@ -49,8 +54,30 @@ def spare_step(optimizer: Optimizer) -> None:
 
     if type(optimizer) not in (SGD, Adam, AdamW, RMSprop) or "torch._dynamo" in sys.modules:
         return
-    breaking = getattr(type(optimizer).step, "__wrapped__", None)
+    hooked: Callable[..., Any] = type(optimizer).step
+    breaking = getattr(hooked, "__wrapped__", None)
     plain = getattr(breaking, "__wrapped__", None)
     if breaking is None or plain is None or breaking.__code__.co_name != "_use_grad":
         return
-    optimizer.step = MethodType(torch.no_grad()(plain), optimizer)
+    if "step" in vars(optimizer) or optimizer.defaults.get("differentiable"):
+        return
+    lean = torch.no_grad()(plain)
+
+    @functools.wraps(hooked)
+    def step(self: Optimizer, *arguments: Any, **keywords: Any) -> Any:
+        chosen = hooked if has_step_hooks(self) else lean
+        return chosen(self, *arguments, **keywords)
+
+    optimizer.step = MethodType(step, optimizer)
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether something is called before or after the steps of an optimizer, or of every one."""
+    import torch.optim.optimizer as shared
+
+    own = vars(optimizer)
+    return any(
+        own.get(f"_optimizer_step_{when}_hooks")
+        or getattr(shared, f"_global_optimizer_{when}_hooks")
+        for when in ("pre", "post")
+    )

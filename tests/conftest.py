@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -27,6 +28,9 @@ from rdfia_cli.sources import Sources
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # MKL reads this at its first product, which may be a test's own.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# A shell has what it starts in the background ignore SIGINT, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from rdfia_cli.config import RunConfig, resolve
-from rdfia_cli.errors import PreemptedError, UsageError
+from rdfia_cli.errors import DivergedError, PreemptedError, UsageError
 from rdfia_cli.experiment import Finished, run_experiment
 from rdfia_cli.run import place
 from rdfia_cli.sources import Sources
-from rdfia_cli.training import assembly
+from rdfia_cli.training import assembly, loop
 
 CNN = (
     *("cnn:batch_norm=true,dropout=0.3", "--data", "digits", "--epochs", "6"),
@@ -67,7 +67,7 @@ KILL_AT_EACH_OPERATION = """
 import os, pathlib, shutil, signal, torch
 from rdfia_cli.config import resolve
 from rdfia_cli.sources import Sources
-from rdfia_cli.training import assembly
+from rdfia_cli.training import assembly, loop
 from rdfia_cli.experiment import run_experiment
 from rdfia_cli.run import place
 torch.set_num_threads(1)
@@ -540,6 +540,20 @@ def test_a_signal_that_comes_with_the_divergence_saves_nothing_broken(
     assert not any((found.run / "checkpoints").glob("*"))
 
 
+def test_a_logged_step_that_diverged_where_the_loop_does_not_wait_for_its_loss_exits_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On an accelerator the loop itself looks at the losses only now and then."""
+    config = resolve(
+        Sources({"model": "mlp", "optimizer.lr": "1e38", "log_every": "1", "out": "run"})
+    ).config
+    monkeypatch.setattr(loop, "refuse_divergence", lambda state: None)
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, step \d+$"):
+        finish(config, Path("run"))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
+
+
 # Randomness
 
 
@@ -618,3 +632,16 @@ def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
         finish(config, Path("run"))
     assert (stopped.value.exit_code, stopped.value.signal) == (75, number)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_was_ignored_before_stays_ignored(number: signal.Signals):
+    config = resolve(Sources({"model": "mlp", "data": "circles", "epochs": "1", "out": "r"})).config
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        told = run_experiment(config, Path("r"))
+        last = [event for event in told if os.kill(os.getpid(), number) is None][-1]
+        assert isinstance(last, Finished)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

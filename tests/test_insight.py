@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from torch import nn
 
 from rdfia_cli.config import resolve
 from rdfia_cli.experiment import run_experiment
-from rdfia_cli.insight import first_filters, look_inside
+from rdfia_cli.insight import before_and_after, first_filters, look_inside
 from rdfia_cli.sources import Sources
+from rdfia_cli.spec import InputSpec, Preparing
+from rdfia_cli.training import assembly
 from rdfia_cli.training.metrics import expected_calibration_error, reliability
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,15 +63,20 @@ def test_the_bins_of_reliability_make_up_the_calibration_error():
     assert [b.low for b in bins[1:]] == [b.high for b in bins[:-1]]
 
 
+def returned(work: Generator[Preparing, None, Any]) -> Any:
+    """What a generator returns, whatever it yields before."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
 def test_mistakes_are_wrong_and_stand_by_falling_confidence(tmp_path: Path):
     config = resolve(Sources({"model": "mlp", "epochs": "1", "out": str(tmp_path / "run")})).config
     for _ in run_experiment(config, config.folder):
         pass
-    work = look_inside(config.folder, config, split="test", mistakes=5, attended=2)
-    with pytest.raises(StopIteration) as end:
-        while True:
-            next(work)
-    found = end.value.value
+    found = returned(look_inside(config.folder, config, split="test", mistakes=5, attended=2))
     wrong = found.mistakes
     assert wrong is not None
     confusion = torch.tensor(found.evaluation.measures.confusion)
@@ -77,3 +86,16 @@ def test_mistakes_are_wrong_and_stand_by_falling_confidence(tmp_path: Path):
     assert (wrong.confidences.diff() <= 0).all()
     assert 0 <= wrong.images.min() <= wrong.images.max() <= 1
     assert found.attention is None
+
+
+def test_a_model_before_its_training_has_the_weights_that_its_seed_gives(tmp_path: Path):
+    config = resolve(Sources({"model": "cnn", "epochs": "1", "out": "run"})).config
+    list(run_experiment(config, Path("run")))
+    learned = returned(before_and_after(Path("run"), None, 3))
+    first = assembly.build_model(config, InputSpec((1, 8, 8), 10)).state_dict()
+    before, after = learned.untrained.state_dict(), learned.trained.state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in first.items())
+    assert not any(torch.equal(after[name], tensor) for name, tensor in first.items())
+    assert len(learned.sample.pictures) == len(learned.sample.fed) == 3
+    assert not learned.untrained.training
+    assert not learned.trained.training

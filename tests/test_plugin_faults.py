@@ -62,6 +62,8 @@ FAULTS = {
                                         requires="rdfia-cli<0.0.9"),
     "is made for a newer rdfia": Fault("made for rdfia-cli>=7", requires="rdfia_cli >= 7"),
     "requires nonsense": Fault("which is no version of rdfia-cli", requires="rdfia-cli >> 3"),
+    "requires under a condition that is none": Fault("cannot be read: UndefinedComparison",
+                                                     requires='rdfia-cli>=0.1; os_name ~= "x"'),
     "has a line without a value": Fault("which is no NAME = MODULE:FUNCTION",
                                         entries="[rdfia.models]\nstrange\n"),
     "has an unclosed section": Fault("without a ]", entries="[other]\na = b:c\n[rdfia.models\nstrange = {module}:build\n"),

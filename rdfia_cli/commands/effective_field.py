@@ -110,12 +110,15 @@ def _gather(asked: Request, subject: Subject, flags: Mapping[str, Any]) -> Mater
     from rdfia_cli.analysis.realised import realise
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.config import resolve_component
-    from rdfia_cli.training.inspection import restore, sample_images
+    from rdfia_cli.insight import before_and_after
+    from rdfia_cli.training.inspection import sample_images
 
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
     with display(quiet=flags["json"]) as show:
         if asked.folder is not None:
-            found = watch(restore(asked.folder, data, flags["images"]), show)
+            found = watch(before_and_after(asked.folder, data, flags["images"]), show)
+            for text in found.warnings:
+                console.warn(text)
             return Material({"untrained": found.untrained, "trained": found.trained}, found.sample)
         data = data or resolve_component("data", "digits", "--data")
         sample = watch(sample_images(data, subject.input.shape, flags["images"]), show)

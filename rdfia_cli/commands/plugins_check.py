@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import IO
 
 PROGRAM = """
 import sys
@@ -99,41 +100,42 @@ def _check(group: str, spec: str, seconds: float) -> dict[str, Any]:
 
 
 def _watch(group: str, spec: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """The outcomes as a child tells them; where it ends too early, the check that it was at."""
-    current, late = "the start", threading.Event()
-    with tempfile.TemporaryFile("w+") as errors:
+    """The outcomes that a child tells; where it ends too early, the check that it was at."""
+    current, is_late = "the start", False
+    # Files, since a pipe ends only with the last process that a plugin leaves behind.
+    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, group, spec],
-            stdout=subprocess.PIPE,
+            stdout=told,
             stderr=errors,
             stdin=subprocess.DEVNULL,
-            text=True,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_path())},
         )
-        timer = threading.Timer(seconds, _give_up, (child, late))
-        timer.start()
-        assert child.stdout is not None
         try:
-            with child.stdout:
-                for line in child.stdout:
-                    told: dict[str, Any] = json.loads(line)
-                    if told["state"] == "running":
-                        current = told["check"]
-                    else:
-                        yield told
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            is_late = True
         finally:
-            timer.cancel()
-            _kill(child)
-        if late.is_set():
-            reason = f"it did not end within {seconds:g} s"
-        elif child.returncode:
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or [""])[-1]
-            reason = f"the process ended with {child.returncode}: {last}"
-        else:
-            return
+            _end(child)
+        for line in _lines(told):
+            heard: dict[str, Any] = json.loads(line)
+            if heard["state"] == "ended":
+                return
+            if heard["state"] == "running":
+                current = heard["check"]
+            else:
+                yield heard
+        reason = f"the process ended with {child.returncode}: {(_lines(errors) or [''])[-1]}"
+    if is_late:
+        reason = f"it did not end within {seconds:g} s"
     yield {"check": current, "state": "failed", "reason": reason}
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    """The lines that another process has written to the end."""
+    file.seek(0)
+    return file.read().decode(errors="replace").rpartition("\n")[0].splitlines()
 
 
 def _path() -> Iterator[str]:
@@ -141,18 +143,10 @@ def _path() -> Iterator[str]:
     return (str(Path(path).absolute()) for path in sys.path if path)
 
 
-def _give_up(child: subprocess.Popen[str], late: threading.Event) -> None:
-    late.set()
-    _kill(child)
-
-
-def _kill(child: subprocess.Popen[str]) -> None:
-    """End the child, where it is still there, with all that it started."""
-    if child.poll() is None:
-        try:
-            child.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End all that a child started, and the child itself where it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 

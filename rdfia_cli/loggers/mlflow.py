@@ -11,7 +11,7 @@ from rdfia_cli.loggers.scalars import scalars, step_of
 from rdfia_cli.spec import value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rdfia_cli.spec import Logger
@@ -35,27 +35,36 @@ def mlflow(
             f"logger 'mlflow' needs the package mlflow: {error}",
             "install it: pip install 'rdfia-cli[mlflow]'",
         ) from None
-    client = MlflowClient(tracking_uri=uri or None)
-    known = client.get_experiment_by_name(experiment)
-    home = known.experiment_id if known else client.create_experiment(experiment)
-    return MlflowLogger(client, home, folder, config)
+
+    def connect() -> Any:
+        return MlflowClient(tracking_uri=uri or None)
+
+    return MlflowLogger(connect, experiment, folder, config)
 
 
 class MlflowLogger:
     """One run of MLflow for one run folder, found again when that run goes on.
 
+    Nothing asks the server before the first line: one that is down must not stop a run.
+
     Args:
-        client: an `mlflow.tracking.MlflowClient`.
-        experiment: the id of the experiment that the run belongs to.
+        connect: makes an `mlflow.tracking.MlflowClient`.
+        experiment: the name of the experiment that the run belongs to.
         folder: the run folder, whose name the run bears.
         config: the settings by their dotted keys, the run's parameters.
     """
 
     def __init__(
-        self, client: Any, experiment: str, folder: Path, config: Mapping[str, Any]
+        self,
+        connect: Callable[[], Any],
+        experiment: str,
+        folder: Path,
+        config: Mapping[str, Any],
     ) -> None:
-        self._client = client
-        self._experiment = experiment
+        self._connect = connect
+        self._name = experiment
+        self._client: Any = None
+        self._experiment = ""
         self._folder = folder
         self._config = config
         self._run: str | None = None
@@ -66,7 +75,7 @@ class MlflowLogger:
         """Tell the numbers of a line that MLflow does not have yet."""
         from mlflow.entities import Metric
 
-        run = self._run = self._run or self._find() or self._create()
+        run = self._run = self._run or self._begin()
         step, now = step_of(line), int(time.time() * 1000)
         fresh = [
             Metric(name, value, now, step)
@@ -87,6 +96,15 @@ class MlflowLogger:
             known = self._client.get_metric_history(run, name) if self._goes_on else ()
             self._told[name] = {point.step for point in known}
         return self._told[name]
+
+    def _begin(self) -> str:
+        """Find the experiment, or make it, and in it the run of this folder."""
+        self._client = self._connect()
+        known = self._client.get_experiment_by_name(self._name)
+        self._experiment = (
+            known.experiment_id if known else self._client.create_experiment(self._name)
+        )
+        return self._find() or self._create()
 
     def _find(self) -> str | None:
         """The run of this folder, if it is still there and in the same experiment."""

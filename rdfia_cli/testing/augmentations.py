@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.spec import Augmentation, Batch, InputSpec
@@ -188,10 +189,10 @@ def a_run_resumes_exactly(subject: Subject) -> None:
     output = augmentation.output
     values = int(torch.tensor(output.shape).prod())
 
-    def parts() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer, type[ConstantLR]]:
         model = nn.Sequential(nn.Flatten(), nn.Linear(values, output.classes))
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-        return model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
+        return model, optimizer, ConstantLR
 
     require_exact_resume(plan_for(fed, [augmentation]), parts)
 

@@ -15,7 +15,10 @@ from rdfia_cli.testing.suite import checks_of, run_check
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a JSON line before and after each check; what else is printed goes to stderr."""
+    """Print a JSON line before and after each check, and one when all are done.
+
+    What else is printed goes to stderr.
+    """
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         subject = subject_of(group, spec)
     except RdfiaError as error:
         tell("it_is_found", "failed", f"{error.fact}; {error.remedy}")
+        tell("", "ended")
         sys.exit(0)
     for check in checks_of(group):
         tell(check.__name__, "running")
@@ -35,6 +39,6 @@ def main(arguments: Sequence[str]) -> None:
         tell(outcome.check, outcome.state, outcome.reason)
         if check is import_has_no_side_effects and "error" in watch_import(subject.component):
             break
-    results.close()
+    tell("", "ended")
     # Threads and exit handlers of a plugin must not keep the process.
     os._exit(0)

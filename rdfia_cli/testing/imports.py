@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 from rdfia_cli import registry
 from rdfia_cli.testing.process_state import changes, generators, process, settings_of_torch
@@ -47,20 +47,28 @@ def watch_import(component: registry.Component) -> Mapping[str, Any]:
 @lru_cache(maxsize=8)
 def _watch(components: Sequence[registry.Component]) -> Sequence[Mapping[str, Any]]:
     described = json.dumps([vars(component) for component in components])
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, described, str(LIMIT)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=_environment(),
-    )
+    # Files, since a pipe ends only with the last process that an import leaves behind.
+    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+") as errors:
+        finished = subprocess.run(
+            [sys.executable, "-c", PROGRAM, described, str(LIMIT)],
+            stdout=told,
+            stderr=errors,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        found, words = _last_line(told), _last_line(errors)
     try:
-        return json.loads(finished.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (finished.stderr.strip().splitlines() or [""])[-1]
-        failure = {"error": f"the process ended with {finished.returncode}: {last}"}
+        return json.loads(found)
+    except ValueError:
+        failure = {"error": f"the process ended with {finished.returncode}: {words}"}
         return [failure] * len(components)
+
+
+def _last_line(file: IO[str]) -> str:
+    """What another process wrote last."""
+    file.seek(0)
+    return (file.read().strip().splitlines() or [""])[-1]
 
 
 def _environment() -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 
 from rdfia_cli.analysis.layers import analyse
 from rdfia_cli.analysis.parameters import measure
@@ -183,10 +184,10 @@ def a_run_resumes_exactly(subject: Subject) -> None:
     """A run of it that is stopped and resumed ends with the same bytes as one never stopped."""
     fed = usual_input(subject)
 
-    def parts() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer, type[ConstantLR]]:
         model = build_model(subject, fed)
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-        return model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
+        return model, optimizer, ConstantLR
 
     require_exact_resume(plan_for(fed), parts)
 

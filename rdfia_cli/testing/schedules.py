@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -73,10 +74,12 @@ def a_run_resumes_exactly(subject: Subject) -> None:
     """A run with it that is stopped and resumed ends with the same bytes as one never stopped."""
     plan = plan_for(INPUT)
 
-    def parts() -> tuple[nn.Module, Optimizer, LRScheduler]:
+    def scheduled(optimizer: Optimizer) -> LRScheduler:
+        return build(subject, optimizer, plan.steps_per_epoch, EPOCHS)
+
+    def parts() -> tuple[nn.Module, Optimizer, Callable[[Optimizer], LRScheduler]]:
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        return model, optimizer, build(subject, optimizer, plan.steps_per_epoch, EPOCHS)
+        return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), scheduled
 
     require_exact_resume(plan, parts)
 

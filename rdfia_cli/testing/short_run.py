@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rdfia_cli.lean_torch import spare_step
 from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split
 from rdfia_cli.testing.subject import require
 from rdfia_cli.training import checkpoint
@@ -24,8 +25,8 @@ STOP_AFTER = 4
 """Steps before the interruption: in the middle of the second epoch."""
 FP32 = Arithmetic("fp32", channels_last=False)
 
-Parts = Callable[[], tuple[nn.Module, Optimizer, LRScheduler]]
-"""Builds a model, its optimizer and its schedule, the same each time."""
+Parts = Callable[[], tuple[nn.Module, Optimizer, Callable[[Optimizer], LRScheduler]]]
+"""Builds a model, its optimizer and what builds their schedule, the same each time."""
 
 
 def noise(input: InputSpec, count: int, seed: int = 0) -> Batch:
@@ -59,7 +60,9 @@ def plan_for(input: InputSpec, augmentations: Sequence[Augmentation] = ()) -> Pl
 def begin_run(plan: Plan, parts: Parts) -> TrainingState:
     """The state of a short run before its first step."""
     torch.manual_seed(0)
-    model, optimizer, schedule = parts()
+    model, optimizer, build_schedule = parts()
+    spare_step(optimizer)
+    schedule = build_schedule(optimizer)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     return TrainingState(model, optimizer, schedule, scaler, Statistics(), begin(plan))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Average:
     """An exponential moving average of a model's weights, which is scored and kept in its place.
 
+    Counters, and what was infinite from the start, are copied.
+
     Attributes:
         model: a copy of the model, with the averages as its parameters and buffers.
         decay: how much of the average stays in a step.
@@ -28,6 +30,8 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
+        # The mean of an infinity, such as that of a mask, with itself is NaN.
+        self._averaged = [t.is_floating_point() and _is_finite(t) for t in _tensors(model)]
 
     def share(self, step: int) -> float:
         """How much of the way towards the weights is made, after that many steps."""
@@ -46,8 +50,9 @@ class Average:
         """
         share = self.share(step)
         # Not by `state_dict`, which names a shared tensor once for each module that has it.
-        for average, current in zip(_tensors(self.model), _tensors(model), strict=True):
-            if average.is_floating_point():
+        pairs = zip(_tensors(self.model), _tensors(model), self._averaged, strict=True)
+        for average, current, is_averaged in pairs:
+            if is_averaged:
                 average.lerp_(current, share)
             else:
                 average.copy_(current)
@@ -56,6 +61,10 @@ class Average:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     """The parameters and buffers of a model, shared ones once."""
     return itertools.chain(model.parameters(), model.buffers())
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 @dataclass

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rdfia_cli import registry
 from rdfia_cli.config import COMPONENT_GROUPS, PLACEMENT, RunConfig
-from rdfia_cli.errors import RdfiaError
+from rdfia_cli.errors import ComponentError, RdfiaError
 from rdfia_cli.spec import Logger, parse_spec
 from rdfia_cli.training.assembly import build_component
+
+MISSED = "the run goes on without it, and the same command afterwards tells it what it missed"
 
 
 class Loggers:
@@ -18,10 +20,14 @@ class Loggers:
 
     Args:
         attached: each with the component that it came from.
+        lost: a warning for each that could not be built.
     """
 
-    def __init__(self, attached: list[tuple[registry.Component, Logger]]) -> None:
+    def __init__(
+        self, attached: list[tuple[registry.Component, Logger]], lost: Sequence[str] = ()
+    ) -> None:
         self._attached = attached
+        self.lost = lost
 
     def write(self, line: Mapping[str, Any]) -> list[str]:
         """Tell a line of `metrics.jsonl` to all; a warning for each that failed."""
@@ -41,30 +47,34 @@ class Loggers:
                     call(logger)
             except RdfiaError as error:
                 self._attached.remove((component, logger))
-                warnings.append(
-                    f"{error.fact}: the run goes on without it, and the same command afterwards "
-                    "tells it what it missed"
-                )
+                warnings.append(f"{error.fact}: {MISSED}")
         return warnings
 
 
 def attach(config: RunConfig, folder: Path) -> Loggers:
     """Build the loggers that a configuration names.
 
+    What a builder refuses in words of its own is an error; any other failure of it, such as of a
+    server that does not answer, costs that logger alone.
+
     Raises:
-        ComponentError: one cannot do its work, such as where its package is missing.
+        ComponentError: one cannot be imported, or says that it cannot do its work, such as where
+            its package is missing.
     """
     settings = {
         key: value
         for key, value in config.values().items()
         if key.partition(".")[0] not in PLACEMENT
     }
-    return Loggers(
-        [
-            (
-                registry.find(COMPONENT_GROUPS["log"], parse_spec(chosen.name)),
-                build_component("log", chosen, folder, settings),
-            )
-            for chosen in config.log
-        ]
-    )
+    attached: list[tuple[registry.Component, Logger]] = []
+    lost: list[str] = []
+    for chosen in config.log:
+        component = registry.find(COMPONENT_GROUPS["log"], parse_spec(chosen.name))
+        registry.load(component)
+        try:
+            attached.append((component, build_component("log", chosen, folder, settings)))
+        except ComponentError as error:
+            if error.__cause__ is None:
+                raise
+            lost.append(f"{error.fact}: {MISSED}")
+    return Loggers(attached, lost)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ class TrainingState:
         progress: how far it is.
         average: the moving average of the weights, where one is asked for.
         best: the weights of the best epoch, where training may stop early.
+        unbounded: the names of what was NaN or infinite from the start and does not learn, such as
+            a mask of attention.
     """
 
     model: nn.Module
@@ -82,11 +84,26 @@ class TrainingState:
     progress: Progress
     average: Average | None = None
     best: Best | None = None
+    unbounded: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unbounded = frozenset(_unbounded(self.model))
 
     @property
     def scored(self) -> nn.Module:
         """The model that is evaluated and kept."""
         return self.average.model if self.average else self.model
+
+
+def _unbounded(model: nn.Module) -> Iterator[str]:
+    """What of a model's state is not finite, by name, leaving out what learns."""
+    learning = {
+        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
+    }
+    for name, value in model.state_dict().items():
+        is_tensor = isinstance(value, Tensor)
+        if name not in learning and is_tensor and not value.isfinite().all():
+            yield name
 
 
 @dataclass(frozen=True)
@@ -171,8 +188,10 @@ def begin(plan: Plan) -> Progress:
 def fit(state: TrainingState, plan: Plan) -> Iterator[Event]:
     """Train from where the state is to the end: an event a step and an event an epoch.
 
+    The weights are looked at where they are saved, by `refuse_infinite_weights`.
+
     Raises:
-        DivergedError: a loss or a weight became NaN or infinite.
+        DivergedError: a loss became NaN or infinite.
     """
     while state.progress.epoch < plan.epochs and not state.progress.stopped:
         yield from _take_steps(state, plan)
@@ -284,10 +303,10 @@ def _score_of_steps(progress: Progress, plan: Plan) -> Score:
 
 
 def refuse_divergence(state: TrainingState) -> None:
-    """Stop where a loss of this epoch, or a weight, is not finite; it waits for the device.
+    """Stop where a loss of this epoch is not finite; it waits for the device.
 
     Raises:
-        DivergedError: naming the epoch and, where a loss tells, the step.
+        DivergedError: naming the epoch and the step.
     """
     progress = state.progress
     finite = progress.losses[: progress.step].isfinite()
@@ -302,14 +321,17 @@ def refuse_divergence(state: TrainingState) -> None:
 def refuse_infinite_weights(state: TrainingState) -> None:
     """Refuse to keep weights that are NaN or infinite though the last loss was not.
 
+    What was so from the start, and does not learn, may stay so.
+
     Raises:
-        DivergedError: naming the parameter.
+        DivergedError: naming the weights and the epoch of the last step.
     """
+    progress = state.progress
     for name, tensor in state.model.state_dict().items():
-        if not tensor.isfinite().all():
+        if name not in state.unbounded and not tensor.isfinite().all():
+            epoch = max(1, progress.epoch + (progress.step > 0))
             raise DivergedError(
-                f"the weights '{name}' became NaN or infinite in epoch {state.progress.epoch + 1}",
-                REMEDY,
+                f"the weights '{name}' became NaN or infinite in epoch {epoch}", REMEDY
             )
 
 

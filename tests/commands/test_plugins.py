@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -122,6 +124,62 @@ def test_what_never_ends_or_ends_the_process_is_named(rdfia, tmp_path, source, t
     checked = rdfia("plugins", "check", "./mine.py:build", "--timeout", "15")
     assert checked.code == 4
     assert told in checked.out
+
+
+ORPHANS = """
+import os, time
+
+def build(input):
+    'A model that leaves a process behind.'
+    from torch import nn
+    if os.fork() == 0:
+        {leave}
+        with open({record!r}, 'a') as record:
+            record.write(str(os.getpid()) + ' ')
+        time.sleep(300)
+        os._exit(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(7, input.classes))
+"""
+
+
+@pytest.mark.parametrize("leave", ["pass", "os.setsid()"])
+def test_what_a_component_leaves_behind_is_not_waited_for(rdfia, tmp_path, leave):
+    record = tmp_path / "left"
+    (tmp_path / "mine.py").write_text(ORPHANS.format(leave=leave, record=str(record)))
+    clock = time.monotonic()
+    checked = rdfia("plugins", "check", "./mine.py:build", "--timeout", "120", "--json")
+    assert time.monotonic() - clock < 120
+    (component,) = checked.json["components"]
+    assert {each["check"] for each in component["checks"]} == {c.__name__ for c in CHECKS["models"]}
+    left = [int(process) for process in record.read_text().split()]
+    assert left
+    if leave == "pass":
+        late = time.monotonic() + 20
+        while any(is_running(process) for process in left):
+            assert time.monotonic() < late, "what the component left still runs"
+            time.sleep(0.05)
+    else:
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there, and no mere entry of one that ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_component_that_ends_the_process_in_a_check_has_not_passed(rdfia, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os\ndef build(input):\n    'Ends.'\n    os._exit(0)\n"
+    )
+    checked = rdfia("plugins", "check", "./mine.py:build", "--json")
+    assert checked.code == 4
+    last = checked.json["components"][0]["checks"][-1]
+    assert (last["check"], last["state"]) == ("logits_have_their_shape", "failed")
+    assert last["reason"].startswith("the process ended with 0")
 
 
 def test_an_unknown_plugin_is_refused_with_the_nearest(rdfia):

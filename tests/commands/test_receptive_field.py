@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -87,3 +88,18 @@ def test_a_run_is_measured_before_and_after_training_and_drawn(rdfia, tmp_path):
     assert outcome.code == 0, outcome.err
     assert [entry["weights"] for entry in outcome.json["effective"]] == ["untrained", "trained"]
     assert (tmp_path / "fields.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_of_fp16_is_measured_in_fp32_and_its_warnings_are_told(rdfia, tmp_path):
+    assert rdfia("train", "--epochs", "1", "-q", "--out", "run").code == 0
+    path = tmp_path / "run" / "config.toml"
+    changed = re.sub('precision = ".*"', 'precision = "fp16"', path.read_text())
+    path.write_text(changed)
+    (tmp_path / "run" / "result.json").unlink()
+    outcome = rdfia(
+        *("receptive-field", "run", "--layer", "conv2", "--effective", "--images", "4", "--json")
+    )
+    assert outcome.code == 0, outcome.err
+    assert [entry["weights"] for entry in outcome.json["effective"]] == ["untrained", "trained"]
+    assert "trained in fp16, which needs CUDA" in outcome.err
+    assert "the run is not finished: 1 epochs are done" in outcome.err

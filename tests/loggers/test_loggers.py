@@ -12,6 +12,7 @@ import pytest
 
 from rdfia_cli.config import resolve
 from rdfia_cli.experiment import run_experiment
+from rdfia_cli.loggers.mlflow import mlflow
 from rdfia_cli.loggers.scalars import scalars, step_of
 from rdfia_cli.run import read_lines
 from rdfia_cli.sources import Sources
@@ -166,6 +167,68 @@ def test_a_logger_that_fails_is_named_and_the_run_goes_on(rdfia: Callable, tmp_p
     assert line.startswith("warning: logger './own.py:broken'")
     assert "OSError: the server is gone: the run goes on without it" in line
     assert same(shown_by_tensorboard(tmp_path / "run"), expected(tmp_path / "run"))
+
+
+UNREACHABLE = """
+def absent(folder, config):
+    'Its server is down.'
+    raise ConnectionError("nobody\\nanswers")
+"""
+
+
+def test_a_logger_that_cannot_be_built_is_named_and_the_run_goes_on(
+    rdfia: Callable, tmp_path: Path
+):
+    (tmp_path / "own.py").write_text(UNREACHABLE)
+    found = rdfia(*QUIET, "--log", "./own.py:absent", "--log", "tensorboard")
+    assert found.code == 0
+    (line,) = found.err.splitlines()
+    assert line.startswith("warning: logger './own.py:absent'")
+    assert "ConnectionError: nobody answers: the run goes on without it" in line
+    assert same(shown_by_tensorboard(tmp_path / "run"), expected(tmp_path / "run"))
+    again = rdfia(*QUIET, "--log", "./own.py:absent")
+    assert (again.code, again.err.splitlines()) == (0, [line])
+
+
+def test_a_stopped_run_goes_on_though_its_logger_can_no_longer_be_built(
+    rdfia: Callable, tmp_path: Path
+):
+    (tmp_path / "own.py").write_text(UNREACHABLE)
+    stop_in_the_middle("tensorboard")
+    assert rdfia(*QUIET, "--log", "./own.py:absent").code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("raise OSError('no libfoo')\ndef own(folder, config): 0", "cannot be imported: OSError"),
+        ("from rdfia_cli.errors import ComponentError\n"
+         "def own(folder, config): raise ComponentError('no key', 'set KEY')", "no key"),
+    ],
+)  # fmt: skip
+def test_a_logger_that_is_broken_or_refuses_its_work_is_an_error(
+    rdfia: Callable, tmp_path: Path, source: str, told: str
+):
+    (tmp_path / "own.py").write_text(source)
+    found = rdfia(*QUIET, "--log", "./own.py:own")
+    assert (found.code, told in found.err) == (4, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_mlflow_asks_its_server_only_when_there_is_something_to_tell(tmp_path: Path):
+    logger = mlflow(tmp_path, {}, uri="http://127.0.0.1:1")
+    logger.close(complete=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_without_an_mlflow_server_that_is_down(
+    rdfia: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found = rdfia(*QUIET, "--log", "mlflow:uri=http://127.0.0.1:1")
+    assert found.code == 0
+    assert "the run goes on without it" in found.err
+    assert len(expected(tmp_path / "run")["loss/train"]) == 4
 
 
 def test_what_returns_no_logger_is_refused(rdfia: Callable, tmp_path: Path):

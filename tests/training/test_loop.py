@@ -18,6 +18,7 @@ from rdfia_cli.optimizers import adam, sgd
 from rdfia_cli.schedules import cosine
 from rdfia_cli.spec import InputSpec, Split
 from rdfia_cli.training import checkpoint
+from rdfia_cli.training.averaging import Average
 from rdfia_cli.training.inputs import Pipeline, Statistics, fit_statistics
 from rdfia_cli.training.loop import (
     EpochEnd,
@@ -313,6 +314,52 @@ def test_weights_that_are_not_finite_are_refused_by_name():
     with torch.no_grad():
         state.model[1].bias[0] = math.inf
     with pytest.raises(DivergedError, match=r"'1\.bias' became NaN or infinite in epoch 1"):
+        refuse_infinite_weights(state)
+
+
+@pytest.mark.parametrize(("events", "epoch"), [(1, 1), (STEPS, 1), (STEPS + 1, 1), (STEPS + 2, 2)])
+def test_infinite_weights_are_told_with_the_epoch_of_the_last_step(events: int, epoch: int):
+    state, plan = prepare_linear()
+    going = fit(state, plan)
+    for _ in range(events):
+        next(going)
+    with torch.no_grad():
+        state.model[1].bias[0] = math.nan
+    with pytest.raises(DivergedError, match=f"in epoch {epoch}$"):
+        refuse_infinite_weights(state)
+
+
+class Masked(nn.Module):
+    """A linear model with a mask of attention in its state, and a frozen one besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = linear()
+        self.register_buffer("mask", torch.full((4, 4), -math.inf).triu(1))
+        self.frozen = nn.Parameter(torch.full((2,), math.inf), requires_grad=False)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(inputs)
+        return logits + self.mask[0, 0] + 1 / self.frozen[0]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_mask_that_was_infinite_from_the_start_is_kept(averaged: bool, tmp_path: Path):
+    torch.manual_seed(0)
+    state, plan = prepare(Masked(), lr=0.01)
+    if averaged:
+        state.average = Average(state.model, 0.9)
+    finish(state, plan)
+    checkpoint.save(tmp_path / "checkpoints", state, {})
+    expected = torch.full((4, 4), -math.inf).triu(1)
+    assert torch.equal(state.scored.get_buffer("mask"), expected)
+
+
+def test_a_buffer_that_became_infinite_is_refused_beside_one_that_always_was():
+    state, _ = prepare(Masked())
+    state.model.get_buffer("mean").fill_(math.nan)
+    with pytest.raises(DivergedError, match="the weights 'mean'"):
         refuse_infinite_weights(state)
 
 
