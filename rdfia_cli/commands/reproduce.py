@@ -110,10 +110,9 @@ def _make(
 def _sources(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], out: Path | None
 ) -> Sources:
-    from rdfia_cli.sources import Sources, merge
+    from rdfia_cli.sources import Sources
 
-    plain = Sources({}, recipe=figure.recipe, sweep=figure.sweep)
-    dataset = merge(plain)["data"]["name"].value
+    dataset = _dataset(figure)
     quick = list(figure.quick) if flags["quick"] else []
     given = [f"data={replaced[dataset]}"] if dataset in replaced else []
     assignments = [*quick, *given, *(flags["set"] or ())]
@@ -131,16 +130,32 @@ def _sources(
     )
 
 
+def _dataset(figure: Figure) -> str:
+    """The name of the dataset in a figure's recipe."""
+    from rdfia_cli.sources import Sources, merge
+
+    return merge(Sources({}, recipe=figure.recipe, sweep=figure.sweep))["data"]["name"].value
+
+
 def _train(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
+    """Train a figure's recipe, unless that is done.
+
+    Raises:
+        RdfiaError: it failed, or `if_exists` leaves it unfinished.
+    """
     from rdfia_cli.commands.train import complete
     from rdfia_cli.config import resolve
     from rdfia_cli.run import METRICS, read_lines
 
-    out = folder / "runs" / figure.recipe
-    config = resolve(_sources(figure, flags, replaced, out)).config
+    asked = folder / "runs" / figure.recipe
+    config = resolve(_sources(figure, flags, replaced, asked)).config
     result = complete(config, quiet=flags["quiet"])
+    # With if_exists = "new" a run goes elsewhere than asked.
+    out = Path(result["run"])
+    if result["test"] is None:
+        raise RdfiaError(f"'{out}' is unfinished, and left as it is")
     curve = read_curve(read_lines(out / METRICS))
     return {
         "data": result["data"],
@@ -158,9 +173,9 @@ def _train(
 
 
 def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> bool:
-    """Whether a run has the data that the report speaks of."""
-    theirs = "circles" if figure.recipe.startswith("mlp-circles") else "cifar10"
-    return name == theirs or theirs in replaced
+    """Whether a run has the data that the report speaks of, or a folder that is said to hold it."""
+    theirs = _dataset(figure)
+    return name == theirs or (name == "folder" and theirs in replaced)
 
 
 def _sweep(
@@ -219,9 +234,13 @@ def _write(content: Mapping[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for each in content["figures"]:
-        picture = Path(each.get("run") or each.get("sweep") or "") / "curves.png"
-        if picture.exists():
-            durable.write_file(folder / f"figure-{each['name']}.png", picture.read_bytes())
+        copy = folder / f"figure-{each['name']}.png"
+        made = each.get("run") or each.get("sweep")
+        if made is not None and (picture := Path(made) / "curves.png").exists():
+            durable.write_file(copy, picture.read_bytes())
+        else:
+            # One of an earlier call would pass for this one's.
+            copy.unlink(missing_ok=True)
     durable.write_json(folder / CONTENT, content)
     write_page(make_page(content), folder / PAGE)
 
