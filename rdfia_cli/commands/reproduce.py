@@ -21,12 +21,8 @@ CONTENT, PAGE = "reproduction.json", "index.html"
 ALL = "all"
 
 
-def run(flags: Mapping[str, Any]) -> None:
-    """Make what the flags name, skip what is complete, and write the page.
-
-    Raises:
-        TrialsFailedError: some of it could not be made.
-    """
+def run(flags: Mapping[str, Any]) -> int:
+    """Make what the flags name, skip what is complete, write the page, return the exit code."""
     began = time.monotonic()
     chosen = choose(flags["figures"] or [ALL])
     replaced = parse_replacements(flags["data"] or ())
@@ -45,13 +41,20 @@ def run(flags: Mapping[str, Any]) -> None:
     else:
         _print(content)
         console.say(f"the page    {folder / PAGE}")
+    return _refuse_failures(made, folder / CONTENT)
+
+
+def _refuse_failures(made: Sequence[Mapping[str, Any]], stored: Path) -> int:
+    """Say what could not be made, in words alone since stdout has the object; the exit code."""
     failed = [each for each in made if each["error"]]
-    if failed:
-        how_many = f"{len(failed)} of {count(len(made), 'figure')}"
-        raise TrialsFailedError(
-            f"{how_many} could not be made: {failed[0]['error']}",
-            f"see '{folder / CONTENT}'; the same command tries them again",
-        )
+    if not failed:
+        return 0
+    error = TrialsFailedError(
+        f"{len(failed)} of {count(len(made), 'figure')} could not be made: {failed[0]['error']}",
+        f"see '{stored}'; the same command tries them again",
+    )
+    console.report(error, as_json=False)
+    return error.exit_code
 
 
 def choose(names: Sequence[str]) -> list[Figure]:

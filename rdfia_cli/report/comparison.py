@@ -28,16 +28,18 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if mean is None:
         return (
             entry["model"],
-            "diverged",
+            "diverged" if entry["failed"] else "unfinished",
             f"{entry['parameters']:,}",
             f"{entry['macs']:,}",
             "",
             "",
         )
     spread = f" ± {std:.4f}" if std is not None else ""
+    lacking = {"diverged": entry["failed"], "unfinished": entry["unfinished"]}
+    others = [f", {number} {state}" for state, number in lacking.items() if number]
     return (
         entry["model"],
-        f"{mean:.4f}{spread}" + (f", {entry['failed']} diverged" if entry["failed"] else ""),
+        f"{mean:.4f}{spread}{''.join(others)}",
         f"{entry['parameters']:,}",
         f"{entry['macs']:,}",
         f"{entry['images_per_second']:,.0f}",

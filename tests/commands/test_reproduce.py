@@ -15,6 +15,7 @@ from rdfia_cli.report.figures import FIGURES, Curve, read_curve
 from rdfia_cli.sources import Sources
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SHORT = ("reproduce", "--quick", "-q", "--json", "--out", "f")
 
 
 def test_every_figure_has_a_recipe_and_every_recipe_of_the_report_a_figure():
@@ -96,15 +97,13 @@ def test_what_cannot_be_reproduced_is_refused(rdfia, tmp_path, arguments, said):
 def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
     (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
     (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
-    outcome = rdfia("reproduce", "1", "3", "--quick", "--epochs", "1", "-q", "--out", "f")
+    outcome = rdfia(*SHORT, "1", "3", "--epochs", "1")
     assert outcome.code == 3
-    stored = json.loads((tmp_path / "f/reproduction.json").read_text())["figures"]
+    stored = outcome.json["figures"]
+    assert json.loads((tmp_path / "f/reproduction.json").read_text())["figures"] == stored
     assert "neither empty nor a run folder" in stored[0]["error"]
     assert stored[1]["error"] is None
     assert stored[1]["claims"][0]["measured"] == "figure 1 was not run"
-
-
-SHORT = ("reproduce", "--quick", "-q", "--json", "--out", "f")
 
 
 def test_what_is_told_of_a_figure_is_of_the_run_that_was_made(rdfia, tmp_path):
@@ -123,7 +122,7 @@ def test_a_run_that_is_left_unfinished_is_no_figure(rdfia, tmp_path):
     (tmp_path / "f/runs/mlp-circles/result.json").unlink()
     outcome = rdfia(*SHORT, "1", "--epochs", "1", "--set", "if_exists=skip")
     assert outcome.code == 3
-    (left,) = json.loads((tmp_path / "f/reproduction.json").read_text())["figures"]
+    (left,) = outcome.json["figures"]
     assert left["error"] == "'f/runs/mlp-circles' is unfinished, and left as it is"
 
 
