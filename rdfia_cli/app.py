@@ -504,6 +504,7 @@ def evaluate(
         ),
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Score a run's weights: loss, accuracy, calibration, confusion."""
@@ -566,6 +567,7 @@ def augment(
         int, typer.Option("--draws", metavar="N", min=1, max=32, help="Draws of each example.")
     ] = 8,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Draw a grid of augmented samples."""
@@ -645,6 +647,7 @@ def param_count(
         str | None, setting("--max-macs", metavar="N", help="Exit with 5 above it; such as 1G.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model.")] = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Count parameters, multiply-accumulates and memory, layer by layer."""
@@ -713,6 +716,7 @@ def receptive_field(
         typer.Option("--plot", metavar="FILE", help="Draw the fields: .png or .svg."),
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Print what every module sees of the input: size, stride, padding; exactly."""

@@ -113,7 +113,7 @@ def _gather(asked: Request, subject: Subject, flags: Mapping[str, Any]) -> Mater
     from rdfia_cli.training.inspection import restore, sample_images
 
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
-    with display(quiet=flags["json"]) as show:
+    with display(quiet=flags["quiet"]) as show:
         if asked.folder is not None:
             found = watch(restore(asked.folder, data, flags["images"]), show)
             return Material({"untrained": found.untrained, "trained": found.trained}, found.sample)
