@@ -151,9 +151,9 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[measured]}"),
+        TextColumn("{task.fields[measured]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
         refresh_per_second=REFRESHES_PER_SECOND,
