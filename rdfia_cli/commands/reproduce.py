@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import asdict
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CONTENT, PAGE = "reproduction.json", "index.html"
 ALL = "all"
+OWN_FLAGS = frozenset({"figures", "quick", "data", "set", "out", "json", "quiet", "traceback"})
+"""The flags that are no settings of the runs."""
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -118,19 +121,26 @@ def _sources(
     dataset = _dataset(figure)
     quick = list(figure.quick) if flags["quick"] else []
     given = [f"data={replaced[dataset]}"] if dataset in replaced else []
-    assignments = [*quick, *given, *(flags["set"] or ())]
-    own = {"epochs": flags["epochs"], "seed": flags["seed"], "precision": flags["precision"]}
-    if out is not None:
-        own["out"] = str(out)
     # A flag of this command is for every recipe, so it goes over what is quick.
-    assignments += [f"{key}={value}" for key, value in own.items() if value is not None]
+    asked = [_assignment(key, value) for key, value in flags.items() if _is_setting(key, value)]
+    place = [] if out is None else [f"out={out}"]
     return Sources(
         {},
-        assignments=assignments,
+        assignments=[*quick, *given, *asked, *(flags["set"] or ()), *place],
         recipe=figure.recipe,
         environment=os.environ,
         sweep=figure.sweep,
     )
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    return key not in OWN_FLAGS and value not in (None, [], ())
+
+
+def _assignment(key: str, value: Any) -> str:
+    """The text of `--set` that says what a flag does."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{'optimizer.lr' if key == 'lr' else key}={text}"
 
 
 def _dataset(figure: Figure) -> str:

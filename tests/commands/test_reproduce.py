@@ -12,6 +12,7 @@ from PIL import Image
 from rdfia_cli import recipe
 from rdfia_cli.config import resolve
 from rdfia_cli.report.figures import FIGURES, Curve, read_curve
+from rdfia_cli.run import load_config
 from rdfia_cli.sources import Sources
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +116,18 @@ def test_what_is_told_of_a_figure_is_of_the_run_that_was_made(rdfia, tmp_path):
     assert len(made["curve"]["test"]) == made["epochs"] == 2
     curves = (tmp_path / made["run"] / "curves.png").read_bytes()
     assert (tmp_path / "f/figure-1.png").read_bytes() == curves
+
+
+def test_a_flag_is_for_every_recipe_and_set_goes_over_it(rdfia, tmp_path):
+    given = ("--optimizer", "adam", "--lr", "0.002", "--validation", "0.2", "--epochs", "3")
+    more = ("--log", "tensorboard", "--augment", "random_crop:size=7", "--augment", "mixup")
+    outcome = rdfia(*SHORT, "mlp-mnist", *given, *more, "--set", "epochs=1")
+    assert outcome.code == 0, outcome.err
+    config = load_config(tmp_path / outcome.json["figures"][0]["run"])
+    assert (config.optimizer.name, config.optimizer.parameters["lr"]) == ("adam", 0.002)
+    assert (config.validation, config.epochs) == (0.2, 1)
+    assert [each.name for each in config.augment] == ["random_crop", "mixup"]
+    assert config.augment[0].parameters["size"] == 7
 
 
 def test_a_run_that_is_left_unfinished_is_no_figure(rdfia, tmp_path):
