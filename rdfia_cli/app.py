@@ -11,18 +11,35 @@ from rdfia_cli import __version__, console
 from rdfia_cli.app_plugins import plugins_app
 from rdfia_cli.options import (
     EXECUTION,
+    MOST_EXAMPLES,
     PLACE,
     SPACE,
+    AnalysedModels,
     Assignments,
     Augmentations,
     BatchSize,
+    Classes,
+    ClassWeights,
+    ClipNorm,
     Data,
+    Device,
+    DeviceOfRun,
+    EarlyStopping,
+    EmaDecay,
     Epochs,
     Files,
+    FolderOfRuns,
+    Freeze,
+    HeadLearningRateFactor,
     IfExists,
+    Input,
     Json,
+    LabelSmoothing,
+    LayerDecay,
     LearningRate,
+    LogEvery,
     Loggers,
+    Model,
     Normalize,
     Optimizer,
     Precision,
@@ -31,6 +48,7 @@ from rdfia_cli.options import (
     Schedule,
     Seed,
     Traceback,
+    Validation,
     complete,
     setting,
 )
@@ -39,10 +57,6 @@ EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 some runs failed, 4 component missing or broken, "
     "5 diverged or beyond a limit, 75 stopped after a checkpoint."
 )
-
-MOST_CLASSES = 10**9
-MOST_EXAMPLES = 10**6
-"""Beyond these a product of sizes leaves the 64 bits in which torch counts elements."""
 
 app = typer.Typer(
     name="rdfia",
@@ -84,15 +98,7 @@ def rdfia(
 @app.command()
 def train(
     ctx: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
-            autocompletion=complete("models"),  # pyright: ignore
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     data: Data = None,
     augment: Augmentations = None,
     optimizer: Optimizer = None,
@@ -102,90 +108,18 @@ def train(
     batch_size: BatchSize = None,
     seed: Seed = None,
     normalize: Normalize = None,
-    validation: Annotated[
-        str | None,
-        setting(
-            "--validation",
-            metavar="SHARE",
-            help="The share of train kept for validation. (default 0.1)",
-        ),
-    ] = None,
-    label_smoothing: Annotated[
-        str | None,
-        setting(
-            "--label-smoothing",
-            metavar="SHARE",
-            help="The share of each label that all classes get alike. (default 0)",
-        ),
-    ] = None,
-    class_weights: Annotated[
-        str | None,
-        setting(
-            "--class-weights",
-            metavar="W",
-            help="none, balanced, or a list such as [1, 2.5]. (default none)",
-        ),
-    ] = None,
-    clip_norm: Annotated[
-        str | None,
-        setting(
-            "--clip-norm", metavar="X", help="The gradient's largest norm; 0: any. (default 0)"
-        ),
-    ] = None,
-    ema_decay: Annotated[
-        str | None,
-        setting(
-            "--ema-decay",
-            metavar="X",
-            help="Score and keep a moving average of the weights; 0: none. (default 0)",
-        ),
-    ] = None,
-    freeze: Annotated[
-        str | None,
-        setting(
-            "--freeze",
-            metavar="WHAT",
-            help="none, or backbone: only the head learns. (default none)",
-        ),
-    ] = None,
-    layer_decay: Annotated[
-        str | None,
-        setting(
-            "--layer-decay",
-            metavar="X",
-            help="The learning rate of a layer over that of the next one. (default 1)",
-        ),
-    ] = None,
-    head_lr_factor: Annotated[
-        str | None,
-        setting(
-            "--head-lr-factor",
-            metavar="X",
-            help="The learning rate of the head over the optimizer's. (default 1)",
-        ),
-    ] = None,
-    early_stopping: Annotated[
-        str | None,
-        setting(
-            "--early-stopping",
-            metavar="N",
-            help="Stop after N epochs without a better validation accuracy (at an equal one, "
-            "loss), and keep the best epoch's weights; 0: never. (default 0)",
-        ),
-    ] = None,
+    validation: Validation = None,
+    label_smoothing: LabelSmoothing = None,
+    class_weights: ClassWeights = None,
+    clip_norm: ClipNorm = None,
+    ema_decay: EmaDecay = None,
+    freeze: Freeze = None,
+    layer_decay: LayerDecay = None,
+    head_lr_factor: HeadLearningRateFactor = None,
+    early_stopping: EarlyStopping = None,
     precision: Precision = None,
-    device: Annotated[
-        str | None,
-        setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
-    ] = None,
-    log_every: Annotated[
-        str | None,
-        setting(
-            "--log-every",
-            metavar="N",
-            help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
-        ),
-    ] = None,
+    device: Device = None,
+    log_every: LogEvery = None,
     log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
@@ -219,15 +153,7 @@ def train(
 @app.command()
 def sweep(
     ctx: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
-            autocompletion=complete("models"),  # pyright: ignore
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     over: Annotated[
         list[str] | None,
         setting(
@@ -359,7 +285,19 @@ def sweep(
     batch_size: BatchSize = None,
     seed: Seed = None,
     normalize: Normalize = None,
+    validation: Validation = None,
+    label_smoothing: LabelSmoothing = None,
+    class_weights: ClassWeights = None,
+    clip_norm: ClipNorm = None,
+    ema_decay: EmaDecay = None,
+    freeze: Freeze = None,
+    layer_decay: LayerDecay = None,
+    head_lr_factor: HeadLearningRateFactor = None,
+    early_stopping: EarlyStopping = None,
     precision: Precision = None,
+    device: Device = None,
+    log_every: LogEvery = None,
+    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
@@ -412,14 +350,23 @@ def compare(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     normalize: Normalize = None,
+    validation: Validation = None,
+    label_smoothing: LabelSmoothing = None,
+    class_weights: ClassWeights = None,
+    clip_norm: ClipNorm = None,
+    ema_decay: EmaDecay = None,
+    freeze: Freeze = None,
+    layer_decay: LayerDecay = None,
+    head_lr_factor: HeadLearningRateFactor = None,
+    early_stopping: EarlyStopping = None,
     precision: Precision = None,
+    device: Device = None,
+    log_every: LogEvery = None,
+    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
-    out: Annotated[
-        str,
-        typer.Option("--out", metavar="DIR", help="The folder of all runs.", rich_help_panel=PLACE),
-    ] = "comparison",
+    out: FolderOfRuns = "comparison",
     if_exists: IfExists = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -453,21 +400,39 @@ def reproduce(
             help="What takes a dataset's place: cifar10=folder:path=DIR; repeatable.",
         ),
     ] = None,
+    augment: Augmentations = None,
+    optimizer: Optimizer = None,
+    schedule: Schedule = None,
+    lr: LearningRate = None,
     epochs: Annotated[
         str | None, setting("--epochs", metavar="N", help="For all. (default each recipe's own)")
     ] = None,
+    batch_size: BatchSize = None,
     seed: Seed = None,
+    normalize: Normalize = None,
+    validation: Validation = None,
+    label_smoothing: LabelSmoothing = None,
+    class_weights: ClassWeights = None,
+    clip_norm: ClipNorm = None,
+    ema_decay: EmaDecay = None,
+    freeze: Freeze = None,
+    layer_decay: LayerDecay = None,
+    head_lr_factor: HeadLearningRateFactor = None,
+    early_stopping: EarlyStopping = None,
     precision: Precision = None,
+    device: Device = None,
+    log_every: LogEvery = None,
+    log: Loggers = None,
     set: Assignments = None,
-    out: Annotated[
-        str,
-        typer.Option("--out", metavar="DIR", help="The folder of all.", rich_help_panel=PLACE),
-    ] = "reproduction",
+    out: FolderOfRuns = "reproduction",
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
-    """Make the figures of the course report again, and a page of them."""
+    """Make the figures of the course report again, and a page of them.
+
+    What each recipe sets is the default of every setting; one that is given here is for all.
+    """
     from rdfia_cli.commands import reproduce as command
 
     raise typer.Exit(console.call(command.run, ctx.params))
@@ -489,10 +454,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", metavar="S", help="test, validation or train.")
     ] = "test",
-    device: Annotated[
-        str | None,
-        setting("--device", metavar="D", help="Where to compute. (default as the run)"),
-    ] = None,
+    device: DeviceOfRun = None,
     plot: Annotated[
         str | None,
         typer.Option(
@@ -508,6 +470,7 @@ def evaluate(
         ),
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Score a run's weights: loss, accuracy, calibration, confusion."""
@@ -540,10 +503,7 @@ def report(
         str | None,
         setting("--title", metavar="T", help="Its heading. (default the folder's name)"),
     ] = None,
-    device: Annotated[
-        str | None,
-        setting("--device", metavar="D", help="Where to compute. (default as the run)"),
-    ] = None,
+    device: DeviceOfRun = None,
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -570,6 +530,7 @@ def augment(
         int, typer.Option("--draws", metavar="N", min=1, max=32, help="Draws of each example.")
     ] = 8,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Draw a grid of augmented samples."""
@@ -581,29 +542,9 @@ def augment(
 @app.command("param-count")
 def param_count(
     ctx: typer.Context,
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Models, patterns such as 'timm/*', run folders, or ./file.py:function.",
-            autocompletion=complete("models"),  # pyright: ignore
-            show_default=False,
-        ),
-    ],
-    input: Annotated[
-        str | None,
-        setting("--input", metavar="CxHxW", help="What is fed. (default the model's own)"),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(
-            "--classes",
-            metavar="N",
-            min=1,
-            max=MOST_CLASSES,
-            help="The classes. (default the model's own)",
-        ),
-    ] = None,
+    models: AnalysedModels,
+    input: Input = None,
+    classes: Classes = None,
     batch: Annotated[
         int,
         typer.Option(
@@ -649,6 +590,7 @@ def param_count(
         str | None, setting("--max-macs", metavar="N", help="Exit with 5 above it; such as 1G.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model.")] = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Count parameters, multiply-accumulates and memory, layer by layer."""
@@ -660,29 +602,9 @@ def param_count(
 @app.command("receptive-field")
 def receptive_field(
     ctx: typer.Context,
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Models, such as cnn or timm/resnet18, run folders, or ./file.py:function.",
-            autocompletion=complete("models"),  # pyright: ignore
-            show_default=False,
-        ),
-    ],
-    input: Annotated[
-        str | None,
-        setting("--input", metavar="CxHxW", help="What they are fed. (default the model's own)"),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(
-            "--classes",
-            metavar="N",
-            min=1,
-            max=MOST_CLASSES,
-            help="Classes. (default the model's own)",
-        ),
-    ] = None,
+    models: AnalysedModels,
+    input: Input = None,
+    classes: Classes = None,
     layer: Annotated[
         list[str] | None,
         setting("--layer", metavar="PATTERN", help="Only these, such as 'layer4.*'; repeatable."),
@@ -717,6 +639,7 @@ def receptive_field(
         typer.Option("--plot", metavar="FILE", help="Draw the fields: .png or .svg."),
     ] = None,
     json: Json = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Print what every module sees of the input: size, stride, padding; exactly."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rdfia_cli import run
 from rdfia_cli.config import ComponentConfig, RunConfig
-from rdfia_cli.errors import ComponentError, RdfiaError
+from rdfia_cli.errors import ComponentError, RdfiaError, count
 from rdfia_cli.spec import Batch, Preparing, ShowsAttention, Split
 from rdfia_cli.training import assembly, checkpoint, inputs, split_checks
 from rdfia_cli.training.assembly import Assembly
@@ -148,7 +148,8 @@ def restore(
             f"train it first: rdfia train --config {folder / run.CONFIG} --out {folder}",
         )
     if not (folder / run.RESULT).exists():
-        warnings.append(f"the run is not finished: {found.manifest['epoch']} epochs are done")
+        done = count(found.manifest["epoch"], "epoch")
+        warnings.append(f"the run is not finished: {done} done")
     warnings.extend(run.changed_files(folder, config.components()))
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")

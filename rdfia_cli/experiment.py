@@ -103,12 +103,10 @@ class DryRun:
     """What a run would be.
 
     Attributes:
-        folder: where it would go.
         assembly: the parts it would be made of.
         steps_per_epoch: how many steps an epoch would take.
     """
 
-    folder: Path
     assembly: Assembly
     steps_per_epoch: int
 
@@ -154,7 +152,7 @@ def plan_experiment(config: RunConfig) -> Generator[Preparing, None, DryRun]:
     parts = yield from assembly.load_and_assemble(config)
     unfitted = inputs.Statistics() if inputs.looks_at_data(config.normalize) else None
     _, plan = assembly.prepare(parts, unfitted)
-    return DryRun(config.folder, parts, plan.steps_per_epoch)
+    return DryRun(parts, plan.steps_per_epoch)
 
 
 def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) -> Iterator[RunEvent]:

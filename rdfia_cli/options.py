@@ -12,6 +12,10 @@ SOURCES = "Settings from elsewhere"
 SPACE = "What varies"
 EXECUTION = "How it is executed"
 
+MOST_CLASSES = 10**9
+MOST_EXAMPLES = 10**6
+"""Beyond these a product of sizes leaves the 64 bits in which torch counts elements."""
+
 
 def complete(group: str) -> object:
     """A completion of component names, read from entry points alone."""
@@ -42,6 +46,15 @@ def setting(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="The model, such as mlp or cnn:dropout=0.5. (default cnn)",
+        autocompletion=complete("models"),  # pyright: ignore
+        show_default=False,
+    ),
+]
 Data = Annotated[
     str | None,
     setting("--data", metavar="D", help="The dataset. (default digits)", group="datasets"),
@@ -96,12 +109,93 @@ Normalize = Annotated[
         help="auto, train, none, zca, zca:eps=X, cifar10, imagenet, mnist or half. (default auto)",
     ),
 ]
+Validation = Annotated[
+    str | None,
+    setting(
+        "--validation",
+        metavar="SHARE",
+        help="The share of train kept for validation. (default 0.1)",
+    ),
+]
+LabelSmoothing = Annotated[
+    str | None,
+    setting(
+        "--label-smoothing",
+        metavar="SHARE",
+        help="The share of each label that all classes get alike. (default 0)",
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    setting(
+        "--class-weights",
+        metavar="W",
+        help="none, balanced, or a list such as [1, 2.5]. (default none)",
+    ),
+]
+ClipNorm = Annotated[
+    str | None,
+    setting("--clip-norm", metavar="X", help="The gradient's largest norm; 0: any. (default 0)"),
+]
+EmaDecay = Annotated[
+    str | None,
+    setting(
+        "--ema-decay",
+        metavar="X",
+        help="Score and keep a moving average of the weights; 0: none. (default 0)",
+    ),
+]
+Freeze = Annotated[
+    str | None,
+    setting(
+        "--freeze",
+        metavar="WHAT",
+        help="none, or backbone: only the head learns. (default none)",
+    ),
+]
+LayerDecay = Annotated[
+    str | None,
+    setting(
+        "--layer-decay",
+        metavar="X",
+        help="The learning rate of a layer over that of the next one. (default 1)",
+    ),
+]
+HeadLearningRateFactor = Annotated[
+    str | None,
+    setting(
+        "--head-lr-factor",
+        metavar="X",
+        help="The learning rate of the head over the optimizer's. (default 1)",
+    ),
+]
+EarlyStopping = Annotated[
+    str | None,
+    setting(
+        "--early-stopping",
+        metavar="N",
+        help="Stop after N epochs without a better validation accuracy (at an equal one, "
+        "loss), and keep the best epoch's weights; 0: never. (default 0)",
+    ),
+]
 Precision = Annotated[
     str | None,
     setting(
         "--precision",
         metavar="P",
         help="auto, fp32, bf16 or fp16. (default auto)",
+    ),
+]
+Device = Annotated[
+    str | None,
+    setting("--device", metavar="D", help="auto, cpu, cuda, cuda:N or mps. (default auto)"),
+]
+LogEvery = Annotated[
+    str | None,
+    setting(
+        "--log-every",
+        metavar="N",
+        help="Steps between lines of metrics.jsonl; 0: epochs only. (default 0)",
     ),
 ]
 Loggers = Annotated[
@@ -148,5 +242,36 @@ IfExists = Annotated[
         metavar="WHAT",
         help="skip, resume, new (into DIR-2, DIR-3, ...) or error. (default resume)",
         panel=PLACE,
+    ),
+]
+FolderOfRuns = Annotated[
+    str,
+    typer.Option("--out", metavar="DIR", help="The folder of all runs.", rich_help_panel=PLACE),
+]
+DeviceOfRun = Annotated[
+    str | None,
+    setting("--device", metavar="D", help="Where to compute. (default as the run)"),
+]
+AnalysedModels = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Models, patterns such as 'timm/*', run folders, or ./file.py:function.",
+        autocompletion=complete("models"),  # pyright: ignore
+        show_default=False,
+    ),
+]
+Input = Annotated[
+    str | None,
+    setting("--input", metavar="CxHxW", help="What is fed. (default the model's own)"),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        "--classes",
+        metavar="N",
+        min=1,
+        max=MOST_CLASSES,
+        help="The classes. (default the model's own)",
     ),
 ]

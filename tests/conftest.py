@@ -43,8 +43,14 @@ class Outcome:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The object on the last line of stdout."""
-        return json.loads(self.out.splitlines()[-1])
+        """The object that is all of stdout, on one line."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The objects of a command that prints one for each model."""
+        return [json.loads(line) for line in self.out.splitlines()]
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,7 @@ def test_a_damaged_newest_generation_is_passed_over_with_one_warning(circles: Pa
 def test_an_unfinished_run_is_scored_with_a_warning(circles: Path, tmp_path: Path):
     folder = Path(shutil.copytree(circles, tmp_path / "run"))
     (folder / "result.json").unlink()
-    assert evaluated(folder).warnings == ("the run is not finished: 2 epochs are done",)
+    assert evaluated(folder).warnings == ("the run is not finished: 2 epochs done",)
 
 
 def test_a_run_without_a_sound_checkpoint_is_refused_naming_each(circles: Path, tmp_path: Path):

@@ -32,11 +32,11 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.report.samples import draw_samples
     from rdfia_cli.training.preview import preview
 
-    with display(quiet=flags["json"]) as show:
+    with display(quiet=flags["quiet"]) as show:
         found = watch(preview(config, flags["samples"], flags["draws"]), show)
     for text in found.warnings:
         console.warn(text)
-    if not config.augment and not flags["json"]:
+    if not config.augment and not flags["quiet"]:
         console.say("nothing is augmented: add --augment A, such as --augment random_affine")
     draw_samples(list(_columns(found)), path)
     if flags["json"]:

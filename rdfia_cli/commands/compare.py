@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
-from rdfia_cli.errors import DivergedError, TrialsFailedError, UsageError
+from rdfia_cli.errors import DivergedError, TrialsFailedError, UsageError, count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ PICTURE = "comparison.png"
 LEAST_SIDE_OF_LENET = 12
 
 
-def run(flags: Mapping[str, Any]) -> None:
-    """Compare what the flags say; runs that are finished are not trained again."""
+def run(flags: Mapping[str, Any]) -> int:
+    """Compare what the flags say, and return the exit code; finished runs are not trained again."""
     seeds = parse_seeds(flags["seeds"])
     flags = {**flags, "data": flags["data"] or USUAL_DATA}
     models = flags["models"] or _usual_models(flags)
@@ -40,6 +40,7 @@ def run(flags: Mapping[str, Any]) -> None:
         "models": rows,
     }
     _report(content, flags)
+    return _refuse_failures(rows, Path(flags["out"]) / CONTENT)
 
 
 def parse_seeds(text: str) -> Sequence[int]:
@@ -115,7 +116,8 @@ def _summarise(
     model: str, cost: Mapping[str, int], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """One model's row; the spread is the standard deviation over the seeds."""
-    done = [result for result in results if "error" not in result]
+    failed = [result for result in results if "error" in result]
+    done = [result for result in results if result.get("test") is not None]
     accuracies = [result["test"]["accuracy"] for result in done]
     return {
         "model": model,
@@ -129,17 +131,14 @@ def _summarise(
         if done
         else None,
         "seconds": statistics.mean(r["seconds"] for r in done) if done else None,
-        "failed": len(results) - len(done),
+        "failed": len(failed),
+        "unfinished": len(results) - len(done) - len(failed),
         "runs": [result["run"] for result in results],
     }
 
 
 def _report(content: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
-    """Store, draw and print the comparison.
-
-    Raises:
-        TrialsFailedError: some runs diverged.
-    """
+    """Store, draw and print the comparison."""
     from rdfia_cli import durable
     from rdfia_cli.report.comparison import draw_comparison, table
 
@@ -152,10 +151,16 @@ def _report(content: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
         heading, *rows = table(content)
         console.print_table(heading, rows, title=f"{content['data']}, test split")
         console.say(f"drawn: {folder / PICTURE}")
-    failed = sum(row["failed"] for row in content["models"])
-    if failed:
-        runs = sum(len(row["runs"]) for row in content["models"])
-        raise TrialsFailedError(
-            f"{failed} of {runs} runs diverged",
-            f"see which in '{folder / CONTENT}'; lower --lr",
-        )
+
+
+def _refuse_failures(rows: Sequence[Mapping[str, Any]], stored: Path) -> int:
+    """Say that runs diverged, in words alone since stdout has the comparison; the exit code."""
+    failed = sum(row["failed"] for row in rows)
+    if not failed:
+        return 0
+    runs = sum(len(row["runs"]) for row in rows)
+    error = TrialsFailedError(
+        f"{failed} of {count(runs, 'run')} diverged", f"see which in '{stored}'; lower --lr"
+    )
+    console.report(error, as_json=False)
+    return error.exit_code

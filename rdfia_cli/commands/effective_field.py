@@ -114,7 +114,7 @@ def _gather(asked: Request, subject: Subject, flags: Mapping[str, Any]) -> Mater
     from rdfia_cli.training.inspection import sample_images
 
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
-    with display(quiet=flags["json"]) as show:
+    with display(quiet=flags["quiet"]) as show:
         if asked.folder is not None:
             found = watch(before_and_after(asked.folder, data, flags["images"]), show)
             for text in found.warnings:

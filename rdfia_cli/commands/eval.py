@@ -41,7 +41,7 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.evaluation import evaluate
 
-    with display(quiet=False) as show:
+    with display(quiet=flags["quiet"]) as show:
         look_at = EXAMPLES_LOOKED_AT if attention else 0
         found = watch(evaluate(folder, config, split, data, look_at), show)
     for text in found.warnings:

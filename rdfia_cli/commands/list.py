@@ -76,7 +76,8 @@ def _members(found: Iterable[Mapping[str, Any]], pattern: str) -> Iterator[dict[
     """The members of the families, here imported, that a pattern such as `timm/resnet*` names."""
     family, _, member = pattern.partition("/")
     for entry in found:
-        if entry["state"] == "ok" and fnmatch.fnmatchcase(entry["name"], family):
+        is_component = entry["group"] != RECIPES
+        if is_component and entry["state"] == "ok" and fnmatch.fnmatchcase(entry["name"], family):
             component = _owner(entry)
             if registry.is_family(component):
                 for variant in registry.members(component, member):

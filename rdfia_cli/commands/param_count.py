@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
-from rdfia_cli.errors import GateError, RdfiaError, UsageError, nearest
+from rdfia_cli.errors import GateError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,38 +22,27 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 
 
 def run(flags: Mapping[str, Any]) -> int:
-    """Count what the flags say, and return the exit code.
-
-    One model that fails is the command's error; among several it stays the others' neighbour.
-    """
+    """Count what the flags say, and return the exit code."""
     if flags["convention"] not in CONVENTIONS:
         found = flags["convention"]
         raise UsageError(f"unknown convention '{found}'", nearest(found, CONVENTIONS))
     limits = {key: _limit(key, flags) for key in ("parameters", "macs")}
     asked, images = _requests(flags)
-    from rdfia_cli.commands.progress import follow
+    from rdfia_cli.commands.each_model import try_each
 
-    contents: list[Mapping[str, Any]] = []
-    failures: list[RdfiaError] = []
-    for request in follow(asked, "counting", on_stdout=flags["json"]):
-        try:
-            content = _count(request, flags, images, show=len(asked) == 1)
-        except RdfiaError as error:
-            if len(asked) == 1:
-                raise
-            _report(error, request, as_json=flags["json"])
-            failures.append(error)
-            continue
-        failures += _beyond(content, limits)
-        contents.append({key: value for key, value in content.items() if key != "layers"})
+    def count(request: Request) -> Mapping[str, Any]:
+        content = _count(request, flags, images, show=len(asked) == 1)
+        return {key: value for key, value in content.items() if key != "layers"}
+
+    contents, failures = try_each(asked, count, flags, doing="counting", on_stdout=flags["json"])
     if len(asked) > 1 and not flags["json"]:
         from rdfia_cli.commands.cost_tables import print_comparison
 
         print_comparison(contents)
-    for error in failures:
-        if isinstance(error, GateError):
-            console.report(error, as_json=False)
-    return min((error.exit_code for error in failures), default=0)
+    beyond = [error for content in contents for error in _beyond(content, limits)]
+    for error in beyond:
+        console.report(error, as_json=False)
+    return min((error.exit_code for error in (*failures, *beyond)), default=0)
 
 
 def _requests(flags: Mapping[str, Any]) -> tuple[Sequence[Request], int | None]:
@@ -63,12 +52,12 @@ def _requests(flags: Mapping[str, Any]) -> tuple[Sequence[Request], int | None]:
     shape = parse_shape(flags["input"]) if flags["input"] is not None else None
     classes, images = flags["classes"], None
     if flags["data"]:
-        fed, images = _dataset(flags["data"])
+        fed, images = _dataset(flags["data"], quiet=flags["quiet"])
         shape, classes = shape or fed.shape, classes or fed.classes
     return [request(text, shape, classes) for text in expand(flags["models"])], images
 
 
-def _dataset(text: str) -> tuple[InputSpec, int]:
+def _dataset(text: str, *, quiet: bool) -> tuple[InputSpec, int]:
     """What a dataset feeds and how many train images it has, published or read."""
     from rdfia_cli.config import resolve_component
     from rdfia_cli.spec import parse_spec
@@ -82,7 +71,7 @@ def _dataset(text: str) -> tuple[InputSpec, int]:
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.training.assembly import load_dataset
 
-    with display(quiet=False) as show:
+    with display(quiet=quiet) as show:
         splits = watch(load_dataset(chosen), show)
     return splits.input, len(splits.train)
 
@@ -180,12 +169,6 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
         **_figures(layer),
         "shared": layer.shared,
     }
-
-
-def _report(error: RdfiaError, asked: Request, *, as_json: bool) -> None:
-    """Say that one of several models failed; its object takes its place among the others'."""
-    named = type(error)(f"{asked.label}: {error.fact}", error.remedy, error.files)
-    console.report(named, as_json=as_json)
 
 
 def _limit(key: str, flags: Mapping[str, Any]) -> int | None:

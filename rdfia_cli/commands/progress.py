@@ -45,14 +45,20 @@ def display(*, quiet: bool) -> Generator[Callable[[RunEvent], None]]:
         yield _lines()
 
 
-def follow(items: Sequence[Item], doing: str, *, on_stdout: bool) -> Iterator[Item]:
+def follow(
+    items: Sequence[Item], doing: str, *, on_stdout: bool, quiet: bool = False
+) -> Iterator[Item]:
     """Items one after another, and on stderr how many are done where that takes long.
 
     Args:
         items: what is worked on, each of which says its name as text.
         doing: such as `counting`.
         on_stdout: results go to stdout meanwhile, so that no bar may stand on the same terminal.
+        quiet: say nothing.
     """
+    if quiet:
+        yield from items
+        return
     if len(items) > 1 and console.on_terminal() and not on_stdout:
         yield from _bar_of(items, doing)
         return
@@ -145,9 +151,9 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[measured]}"),
+        TextColumn("{task.fields[measured]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True),
         refresh_per_second=REFRESHES_PER_SECOND,

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
-from rdfia_cli.errors import RdfiaError, UsageError, nearest
+from rdfia_cli.errors import RdfiaError, UsageError, count, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rdfia_cli.analysis.verification import Verdict
 
 
-def run(flags: Mapping[str, Any]) -> None:
-    """Print the receptive fields of the models that the flags name, in their order."""
+def run(flags: Mapping[str, Any]) -> int:
+    """Print the fields of the models that the flags name, in their order; return the exit code."""
     from rdfia_cli.analysis.subject import expand, parse_shape, request
     from rdfia_cli.report.figure import picture_path
 
@@ -27,11 +27,24 @@ def run(flags: Mapping[str, Any]) -> None:
     asked = [request(model, shape, flags["classes"]) for model in expand(flags["models"])]
     if plot and len(asked) > 1:
         raise UsageError(f"--plot draws one model, not {len(asked)}", "give one MODEL")
-    for each in asked:
-        _report(each, position, flags)
+    from rdfia_cli.commands.each_model import try_each
+
+    def report(request: Request) -> RdfiaError | None:
+        return _report(request, position, flags)
+
+    refuted, failures = try_each(asked, report, flags, doing="analysing", on_stdout=True)
+    errors = [error for error in (*failures, *refuted) if error is not None]
+    return min((error.exit_code for error in errors), default=0)
 
 
-def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str, Any]) -> None:
+def _report(
+    asked: Request, position: tuple[int, int] | None, flags: Mapping[str, Any]
+) -> RdfiaError | None:
+    """Print what one model sees.
+
+    Returns:
+        What the verification refuted, already said.
+    """
     from rdfia_cli.analysis.layers import analyse
     from rdfia_cli.analysis.subject import build
 
@@ -40,13 +53,14 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
     subject = build(asked)
     if subject.is_scripted():
         console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
-    analysis = analyse(
-        subject.model, subject.input.shape, clip=flags["clip"], realise=subject.realise
-    )
+    with subject.naming():
+        analysis = analyse(
+            subject.model, subject.input.shape, clip=flags["clip"], realise=subject.realise
+        )
     layers = choose_layers(analysis.layers, flags["layer"] or ())
     _refuse_position(position, layers)
     content = describe(subject, analysis, layers, position)
-    verdicts = _verify(asked, subject) if flags["verify"] else ()
+    verdicts = _verify(asked, subject, quiet=flags["quiet"]) if flags["verify"] else ()
     if flags["verify"]:
         content["verified"] = _describe_verdicts(verdicts)
     if flags["effective"] or flags["plot"]:
@@ -57,7 +71,7 @@ def _report(asked: Request, position: tuple[int, int] | None, flags: Mapping[str
         console.print_json(content)
     else:
         _print(content)
-    _refuse_errors(verdicts)
+    return _say_refuted(asked, verdicts)
 
 
 def _parse_position(text: str | None) -> tuple[int, int] | None:
@@ -166,11 +180,12 @@ def _whole(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-def _verify(asked: Request, subject: Subject) -> tuple[Verdict, ...]:
+def _verify(asked: Request, subject: Subject, *, quiet: bool) -> tuple[Verdict, ...]:
     from rdfia_cli.analysis.realised import realise
     from rdfia_cli.analysis.verification import verify
 
-    console.say(f"verifying {subject.label}: NaN in one row and one column at a time")
+    if not quiet:
+        console.say(f"verifying {subject.label}: NaN in one row and one column at a time")
     return verify(subject.model, realise(asked, subject.input), subject.input.shape)
 
 
@@ -184,19 +199,18 @@ def _describe_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _refuse_errors(verdicts: Sequence[Verdict]) -> None:
-    """Fail where the experiment reached further than the analysis promises.
-
-    Raises:
-        RdfiaError: it did.
-    """
+def _say_refuted(asked: Request, verdicts: Sequence[Verdict]) -> RdfiaError | None:
+    """Say where the experiment reached further than the analysis promises; stdout has the rest."""
     wrong = [verdict.name for verdict in verdicts if verdict.smaller]
-    if wrong:
-        raise RdfiaError(
-            f"NaN reached further than the analysis says in {len(wrong)} modules, "
-            f"first in '{wrong[0]}'",
-            "this is an error of rdfia: please report it with the model",
-        )
+    if not wrong:
+        return None
+    error = RdfiaError(
+        f"{asked.label}: NaN reached further than the analysis says in "
+        f"{count(len(wrong), 'module')}, first in '{wrong[0]}'",
+        "this is an error of rdfia: please report it with the model",
+    )
+    console.report(error, as_json=False)
+    return error
 
 
 def _print(content: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ MOST_LOOKED_INTO = 6
 
 def run(flags: Mapping[str, Any]) -> None:
     """Write the page that the flags ask for."""
-    from rdfia_cli.report.page import write_page
+    from rdfia_cli.report.page import LARGEST, write_page
 
     folders = [Path(text) for text in flags["runs"]]
     kind = _kind(folders)
@@ -36,6 +36,9 @@ def run(flags: Mapping[str, Any]) -> None:
     with _writing(path, folders, kind):
         page, notes = _compose(kind, folders, flags)
         size = write_page(page, path)
+    if size > LARGEST:
+        remedy = "; name fewer runs" if len(folders) > 1 else ""
+        notes.append(f"'{path}' has {size / 1e6:.1f} MB, slow to show{remedy}")
     for note in notes:
         console.warn(note)
     content = {
@@ -124,7 +127,9 @@ def _compose_runs(folders: Sequence[Path], flags: Mapping[str, Any]) -> tuple[Pa
     several = len(records) > 1
     notes: list[str] = []
     inside: list[list[Section]] = [[] for _ in records]
-    if len(records) <= MOST_LOOKED_INTO:
+    if len(records) > MOST_LOOKED_INTO:
+        notes.append(f"no model is looked into: that is for at most {MOST_LOOKED_INTO} runs")
+    else:
         inside = [
             _look_inside(record, device, notes, several=several, quiet=flags["quiet"])
             for record in records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import asdict
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
 
 CONTENT, PAGE = "reproduction.json", "index.html"
 ALL = "all"
+OWN_FLAGS = frozenset({"figures", "quick", "data", "set", "out", "json", "quiet", "traceback"})
+"""The flags that are no settings of the runs."""
 
 
-def run(flags: Mapping[str, Any]) -> None:
-    """Make what the flags name, skip what is complete, and write the page.
-
-    Raises:
-        TrialsFailedError: some of it could not be made.
-    """
+def run(flags: Mapping[str, Any]) -> int:
+    """Make what the flags name, skip what is complete, write the page, return the exit code."""
     began = time.monotonic()
     chosen = choose(flags["figures"] or [ALL])
     replaced = parse_replacements(flags["data"] or ())
@@ -45,13 +44,20 @@ def run(flags: Mapping[str, Any]) -> None:
     else:
         _print(content)
         console.say(f"the page    {folder / PAGE}")
+    return _refuse_failures(made, folder / CONTENT)
+
+
+def _refuse_failures(made: Sequence[Mapping[str, Any]], stored: Path) -> int:
+    """Say what could not be made, in words alone since stdout has the object; the exit code."""
     failed = [each for each in made if each["error"]]
-    if failed:
-        how_many = f"{len(failed)} of {count(len(made), 'figure')}"
-        raise TrialsFailedError(
-            f"{how_many} could not be made: {failed[0]['error']}",
-            f"see '{folder / CONTENT}'; the same command tries them again",
-        )
+    if not failed:
+        return 0
+    error = TrialsFailedError(
+        f"{len(failed)} of {count(len(made), 'figure')} could not be made: {failed[0]['error']}",
+        f"see '{stored}'; the same command tries them again",
+    )
+    console.report(error, as_json=False)
+    return error.exit_code
 
 
 def choose(names: Sequence[str]) -> list[Figure]:
@@ -110,37 +116,59 @@ def _make(
 def _sources(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], out: Path | None
 ) -> Sources:
-    from rdfia_cli.sources import Sources, merge
+    from rdfia_cli.sources import Sources
 
-    plain = Sources({}, recipe=figure.recipe, sweep=figure.sweep)
-    dataset = merge(plain)["data"]["name"].value
+    dataset = _dataset(figure)
     quick = list(figure.quick) if flags["quick"] else []
     given = [f"data={replaced[dataset]}"] if dataset in replaced else []
-    assignments = [*quick, *given, *(flags["set"] or ())]
-    own = {"epochs": flags["epochs"], "seed": flags["seed"], "precision": flags["precision"]}
-    if out is not None:
-        own["out"] = str(out)
     # A flag of this command is for every recipe, so it goes over what is quick.
-    assignments += [f"{key}={value}" for key, value in own.items() if value is not None]
+    asked = [_assignment(key, value) for key, value in flags.items() if _is_setting(key, value)]
+    place = [] if out is None else [f"out={out}"]
     return Sources(
         {},
-        assignments=assignments,
+        assignments=[*quick, *given, *asked, *(flags["set"] or ()), *place],
         recipe=figure.recipe,
         environment=os.environ,
         sweep=figure.sweep,
     )
 
 
+def _is_setting(key: str, value: Any) -> bool:
+    return key not in OWN_FLAGS and value not in (None, [], ())
+
+
+def _assignment(key: str, value: Any) -> str:
+    """The text of `--set` that says what a flag does."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{'optimizer.lr' if key == 'lr' else key}={text}"
+
+
+def _dataset(figure: Figure) -> str:
+    """The name of the dataset in a figure's recipe."""
+    from rdfia_cli.sources import Sources, merge
+
+    return merge(Sources({}, recipe=figure.recipe, sweep=figure.sweep))["data"]["name"].value
+
+
 def _train(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
+    """Train a figure's recipe, unless that is done.
+
+    Raises:
+        RdfiaError: it failed, or `if_exists` leaves it unfinished.
+    """
     from rdfia_cli.commands.train import complete
     from rdfia_cli.config import resolve
     from rdfia_cli.run import METRICS, read_lines
 
-    out = folder / "runs" / figure.recipe
-    config = resolve(_sources(figure, flags, replaced, out)).config
+    asked = folder / "runs" / figure.recipe
+    config = resolve(_sources(figure, flags, replaced, asked)).config
     result = complete(config, quiet=flags["quiet"])
+    # With if_exists = "new" a run goes elsewhere than asked.
+    out = Path(result["run"])
+    if result["test"] is None:
+        raise RdfiaError(f"'{out}' is unfinished, and left as it is")
     curve = read_curve(read_lines(out / METRICS))
     return {
         "data": result["data"],
@@ -158,9 +186,9 @@ def _train(
 
 
 def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> bool:
-    """Whether a run has the data that the report speaks of."""
-    theirs = "circles" if figure.recipe.startswith("mlp-circles") else "cifar10"
-    return name == theirs or theirs in replaced
+    """Whether a run has the data that the report speaks of, or a folder that is said to hold it."""
+    theirs = _dataset(figure)
+    return name == theirs or (name == "folder" and theirs in replaced)
 
 
 def _sweep(
@@ -219,9 +247,13 @@ def _write(content: Mapping[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for each in content["figures"]:
-        picture = Path(each.get("run") or each.get("sweep") or "") / "curves.png"
-        if picture.exists():
-            durable.write_file(folder / f"figure-{each['name']}.png", picture.read_bytes())
+        copy = folder / f"figure-{each['name']}.png"
+        made = each.get("run") or each.get("sweep")
+        if made is not None and (picture := Path(made) / "curves.png").exists():
+            durable.write_file(copy, picture.read_bytes())
+        else:
+            # One of an earlier call would pass for this one's.
+            copy.unlink(missing_ok=True)
     durable.write_json(folder / CONTENT, content)
     write_page(make_page(content), folder / PAGE)
 

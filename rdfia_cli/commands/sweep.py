@@ -32,8 +32,8 @@ CONCLUDING = ".concluding.lock"
 UNITS: Mapping[str, int] = {"": 1, "M": 2**20, "G": 2**30, "MIB": 2**20, "GIB": 2**30}
 
 
-def run(flags: Mapping[str, Any]) -> None:
-    """Sweep what the flags say, from wherever it stands."""
+def run(flags: Mapping[str, Any]) -> int:
+    """Sweep what the flags say, from wherever it stands, and return the exit code."""
     from rdfia_cli.sweep.question import ask
 
     began = time.monotonic()
@@ -41,10 +41,10 @@ def run(flags: Mapping[str, Any]) -> None:
     question = ask(_sources(flags), flags)
     if flags["dry_run"]:
         _print_lines(question, execution)
-        return
+        return 0
     _refuse_shared_search(question, execution)
     _execute(question, execution, flags)
-    _report(question, flags, time.monotonic() - began)
+    return _report(question, flags, time.monotonic() - began)
 
 
 def _sources(flags: Mapping[str, Any]) -> Any:
@@ -204,12 +204,8 @@ def conclude(
         return content, draw_sweep(folder)
 
 
-def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> None:
-    """Write and print what was found.
-
-    Raises:
-        TrialsFailedError: some trials failed.
-    """
+def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int:
+    """Write and print what was found, and return the exit code."""
     from rdfia_cli.sweep.outcome import explain_unranked, rank
 
     content, drawn = conclude(question, flags["backend"], seconds)
@@ -221,7 +217,7 @@ def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> Non
         _print_ranking(content, rank(content["trials"]))
         if not flags["quiet"]:
             _say_where(question.folder, drawn, content)
-    _refuse_failures(content, question.folder)
+    return _refuse_failures(content, question.folder)
 
 
 def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> None:
@@ -264,12 +260,16 @@ def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) 
         console.say(f"the best    rdfia eval {content['best']['run']}")
 
 
-def _refuse_failures(content: Mapping[str, Any], folder: Path) -> None:
+def _refuse_failures(content: Mapping[str, Any], folder: Path) -> int:
+    """Say which trials failed, in words alone since stdout has the object; the exit code."""
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     for trial in failed:
         console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
-    if failed:
-        raise TrialsFailedError(
-            f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
-            f"see '{folder / 'trials.csv'}'; --retry-failed tries them again",
-        )
+    if not failed:
+        return 0
+    error = TrialsFailedError(
+        f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
+        f"see '{folder / 'trials.csv'}'; --retry-failed tries them again",
+    )
+    console.report(error, as_json=False)
+    return error.exit_code

@@ -147,10 +147,17 @@ def cost_of(parts: Assembly) -> Cost:
 
 
 def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
+    """Print what a run would be, and where it would go.
+
+    Raises:
+        UsageError: the run would be refused, since its folder is in the way.
+    """
+    from rdfia_cli import run
     from rdfia_cli.commands.progress import display, watch
     from rdfia_cli.experiment import plan_experiment
     from rdfia_cli.spec import value_text
 
+    folder = run.place(resolved.config).folder
     with display(quiet=quiet) as show:
         plan = watch(plan_experiment(resolved.config), show)
     for text in plan.assembly.splits.warnings:
@@ -159,7 +166,7 @@ def _print_plan(resolved: Resolved, *, as_json: bool, quiet: bool) -> None:
     content: dict[str, Any] = {
         "schema": "rdfia.plan/1",
         "command": "train",
-        "run": str(plan.folder),
+        "run": str(folder),
         "parameters": cost.parameters,
         "macs": cost.macs,
         "steps_per_epoch": plan.steps_per_epoch,

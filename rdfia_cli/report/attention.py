@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rdfia_cli.report.figure import styled, write_figure
+from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def draw_attention(content: AttentionPicture, path: Path) -> None:
     above = CELL_INCHES * rows + 0.5
     with styled(7):
         figure = Figure(figsize=(CELL_INCHES * columns, above + below), layout="constrained")
-        figure.suptitle(content.title, parse_math=False)
+        figure.suptitle(drawable(content.title), parse_math=False)
         ratios = [above, below] if below else [above]
         parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
         _draw_maps(parts[0], content)
@@ -78,7 +78,7 @@ def _draw_maps(figure: SubFigure, content: AttentionPicture) -> None:
     brightest = max(float(np.quantile(maps, 0.99)), 1.0)
     shown = None
     for row, caption in enumerate(content.captions):
-        grid[row, 0].set_ylabel(caption, parse_math=False)
+        grid[row, 0].set_ylabel(drawable(caption), parse_math=False)
         _draw_image(grid[row, 0], content.images[row])
         for axes, seen in zip(grid[row, 1:], maps[row], strict=True):
             shown = axes.imshow(seen, cmap="inferno", vmin=0, vmax=brightest)

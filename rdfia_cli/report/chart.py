@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 SIZE = 1000
 """The side of the square that places are told in."""
 COLOURS = 7
 """How many colours the style sheet has; more curves repeat them."""
+MOST_PLACES = 20_000
+"""Places of all lines of a chart: about a megabyte of a page."""
+FEWEST_OF_LINE = 60
+"""Places that a line has in any case, were there ever so many lines."""
 
 Scale = Literal["linear", "log", "category", "bare"]
 Form = Literal["number", "percent", "integer"]
@@ -145,8 +149,9 @@ class Ticks:
 def lay_out(chart: Chart) -> Mapping[str, Any]:
     """What the template draws: ticks, paths, and what the script reads out.
 
-    Values that are not finite have no place and leave a gap.
+    Values that are not finite have no place and leave a gap. Lines of very many values are thinned.
     """
+    chart = _thinned(chart)
     x = _ticks(chart.x, [value for series in chart.series for value in _reach(series)])
     y = _ticks(chart.y, [value for series in chart.series for value in series.y])
     return {
@@ -167,6 +172,39 @@ def lay_out(chart: Chart) -> Mapping[str, Any]:
             "series": [_read(series, chart, x, y) for series in chart.series if not series.quiet],
         },
     }
+
+
+def _thinned(chart: Chart) -> Chart:
+    """The same chart, its lines of no more places than a page can bear."""
+    lines = sum(series.mark == "line" for series in chart.series)
+    most = max(MOST_PLACES // max(lines, 1), FEWEST_OF_LINE)
+    return replace(chart, series=[_thin(series, most) for series in chart.series])
+
+
+def _thin(series: Series, most: int) -> Series:
+    """The ends of a line, and of each stretch its lowest, its highest and a gap: no spike is lost.
+
+    Places are left out rather than averaged, since a reader is told the value at each.
+    """
+    count = len(series.x)
+    if series.mark != "line" or count <= most:
+        return series
+    size = math.ceil(2 * count / most)
+    kept = {0, count - 1}
+    for start in range(0, count, size):
+        stretch = range(start, min(start + size, count))
+        finite = [index for index in stretch if math.isfinite(series.y[index])]
+        if finite:
+            kept |= {min(finite, key=series.y.__getitem__), max(finite, key=series.y.__getitem__)}
+        kept |= {*[index for index in stretch if not math.isfinite(series.y[index])][:1]}
+    order = sorted(kept)
+    texts = series.texts if len(series.texts) <= 1 else [series.texts[index] for index in order]
+    return replace(
+        series,
+        x=[series.x[index] for index in order],
+        y=[series.y[index] for index in order],
+        texts=texts,
+    )
 
 
 def _reach(series: Series) -> Sequence[float]:

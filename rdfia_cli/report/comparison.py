@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli.report.figure import styled, write_figure
+from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,16 +28,18 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if mean is None:
         return (
             entry["model"],
-            "diverged",
+            "diverged" if entry["failed"] else "unfinished",
             f"{entry['parameters']:,}",
             f"{entry['macs']:,}",
             "",
             "",
         )
     spread = f" ± {std:.4f}" if std is not None else ""
+    lacking = {"diverged": entry["failed"], "unfinished": entry["unfinished"]}
+    others = [f", {number} {state}" for state, number in lacking.items() if number]
     return (
         entry["model"],
-        f"{mean:.4f}{spread}" + (f", {entry['failed']} diverged" if entry["failed"] else ""),
+        f"{mean:.4f}{spread}{''.join(others)}",
         f"{entry['parameters']:,}",
         f"{entry['macs']:,}",
         f"{entry['images_per_second']:,.0f}",
@@ -59,7 +61,8 @@ def draw_comparison(content: Mapping[str, Any], path: Path) -> None:
         _draw_accuracies(left, entries)
         _draw_cost(right, entries)
         seeds = ", ".join(map(str, content["seeds"]))
-        figure.suptitle(f"test accuracy on {content['data']}, seeds {seeds}", parse_math=False)
+        title = drawable(f"test accuracy on {content['data']}, seeds {seeds}")
+        figure.suptitle(title, parse_math=False)
         write_figure(figure, path)
 
 
@@ -69,7 +72,8 @@ def _draw_accuracies(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
         colour = COLOURS[row % len(COLOURS)]
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.5)
         axes.plot([mean, mean], [row - 0.3, row + 0.3], color=colour, linewidth=2)
-    axes.set_yticks(range(len(entries)), [e["model"] for e in entries], parse_math=False)
+    names = [drawable(entry["model"]) for entry in entries]
+    axes.set_yticks(range(len(entries)), names, parse_math=False)
     axes.set_ylim(max(len(entries), 1) - 0.5, -0.5)
     axes.set_xlabel("accuracy of each seed, and their mean")
     axes.grid(axis="x", alpha=0.3)
@@ -86,7 +90,7 @@ def _draw_cost(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
             fmt=MARKERS[row % len(MARKERS)],
             color=COLOURS[row % len(COLOURS)],
             capsize=3,
-            label=f"{entry['model']}: {entry['parameters']:,} parameters",
+            label=drawable(f"{entry['model']}: {entry['parameters']:,} parameters"),
         )
     axes.set(xscale="log", xlabel="multiply-accumulates an image", ylabel="mean accuracy")
     axes.grid(alpha=0.3)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.figure import PICTURES, styled, write_figure
+from rdfia_cli.report.figure import PICTURES, drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,4 +99,4 @@ def _draw_decision(axes: Axes, decision: Mapping[str, Any]) -> None:
     legend = axes.legend(handles, [str(label) for label in range(count)], loc="upper right")
     for text, name in zip(legend.get_texts(), decision["classes"], strict=True):
         # Set afterwards: a name is text, never a formula, and shown though it begins with "_".
-        text.set(text=name, parse_math=False)
+        text.set(text=drawable(name), parse_math=False)

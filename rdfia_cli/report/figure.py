@@ -52,7 +52,7 @@ def drawable(text: str) -> str:
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     return "".join(
         letter
-        if font.get_char_index(ord(letter))
+        if letter == "\n" or font.get_char_index(ord(letter))
         else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )

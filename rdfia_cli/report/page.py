@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 LARGEST = 3_000_000
-"""Bytes that a page may have."""
+"""Bytes beyond which a page is slow to show."""
 
 
 @dataclass(frozen=True)

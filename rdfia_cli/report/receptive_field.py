@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli.report.figure import styled, write_figure
+from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,7 @@ def draw_fields(picture: Picture, path: Path) -> None:
     with styled(7):
         size = (INCHES * columns, INCHES * (1.25 + rows))
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(picture.title, parse_math=False)
+        figure.suptitle(drawable(picture.title), parse_math=False)
         grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.25] + [1.0] * rows)
         _draw_boxes(figure.add_subplot(grid[0, :2]), picture)
         _draw_growth(figure.add_subplot(grid[0, 2:]), picture.growth)
@@ -133,7 +133,9 @@ def _outline(axes: Axes, box: Box, colour: str) -> None:
     (top, bottom), (left, right) = box.rows, box.columns
     corner = (left - 0.5, top - 0.5)
     size: dict[str, Any] = {"width": right - left + 1, "height": bottom - top + 1}
-    shape = Rectangle(corner, **size, fill=False, color=colour, linewidth=1.4, label=box.name)
+    shape = Rectangle(
+        corner, **size, fill=False, color=colour, linewidth=1.4, label=drawable(box.name)
+    )
     axes.add_patch(shape)
 
 
@@ -164,4 +166,4 @@ def _draw_heat(axes: Axes, heat: Heat) -> None:
     _frame(axes, (), *heat.mass.shape)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(heat.title, parse_math=False)
+    axes.set_title(drawable(heat.title), parse_math=False)

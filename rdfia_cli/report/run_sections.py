@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli.errors import count
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line, settings
 from rdfia_cli.report.chart import Axis, Chart, Group, Series, Switch
@@ -68,7 +69,8 @@ def run_page(
 def subtitle(record: RunRecord) -> str:
     """Model, data, length and seed in a line."""
     done, planned = len(record.epochs), record.config.epochs
-    length = f"{done} epochs" if done == planned or record.fitted else f"{done} of {planned} epochs"
+    whole = done == planned or record.fitted
+    length = count(done, "epoch") if whole else f"{done:,} of {count(planned, 'epoch')}"
     return f"{record.model} on {record.data} · {length} · seed {record.config.seed}"
 
 
@@ -76,9 +78,8 @@ def state_notes(record: RunRecord) -> list[str]:
     """What must be known of a run that is not at its end."""
     if record.fitted:
         return []
-    return [
-        f"The run is not finished: {len(record.epochs)} of {record.config.epochs} epochs are done."
-    ]
+    planned = count(record.config.epochs, "epoch")
+    return [f"The run is not finished: {len(record.epochs):,} of {planned} done."]
 
 
 def made_by(record: RunRecord) -> str:

@@ -76,7 +76,21 @@ def test_a_model_that_diverges_leaves_the_others(rdfia, tmp_path):
     diverging = ("--optimizer", "sgd", "--lr", "1e38")
     outcome = rdfia("compare", "mlp", "cnn", *SHORT, *diverging, "--json")
     assert outcome.code == 3
-    content = json.loads((tmp_path / "comparison/comparison.json").read_text())
+    content = outcome.json
+    assert content == json.loads((tmp_path / "comparison/comparison.json").read_text())
     assert [row["failed"] for row in content["models"]] == [2, 2]
     assert "runs diverged" in outcome.err
     assert "lower --lr" in outcome.err
+
+
+def test_a_run_that_is_left_unfinished_is_counted_apart(rdfia, tmp_path):
+    finished = rdfia("compare", "mlp", *SHORT, "--json").json["models"][0]
+    (tmp_path / "comparison/mlp-1/result.json").unlink()
+    outcome = rdfia("compare", "mlp", *SHORT, "--if-exists", "skip", "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = outcome.json["models"]
+    assert (row["failed"], row["unfinished"]) == (0, 1)
+    assert row["runs"] == finished["runs"]
+    assert row["accuracy"]["values"] == finished["accuracy"]["values"][:1]
+    shown = rdfia("compare", "mlp", *SHORT, "--if-exists", "skip").out
+    assert ", 1 unfinished" in shown

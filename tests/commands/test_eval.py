@@ -151,7 +151,7 @@ def test_an_unfinished_run_is_scored_with_a_warning_line(rdfia: Callable, own: P
     (own / "result.json").unlink()
     found = rdfia("eval", str(own), "--json")
     assert found.code == 0
-    assert found.err == "warning: the run is not finished: 2 epochs are done\n"
+    assert found.err == "warning: the run is not finished: 2 epochs done\n"
     assert found.json["test"]["loss"] > 0
 
 

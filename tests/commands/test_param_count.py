@@ -30,7 +30,7 @@ def test_the_object_has_the_fields_that_scripts_read(rdfia):
 
 def test_several_models_are_a_line_each_in_the_order_given(rdfia):
     outcome = rdfia("param-count", "mlp", "lenet", "torchvision/vgg1[13]", "--json", "--depth", "0")
-    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    lines = outcome.objects
     assert [line["model"] for line in lines] == [
         *("mlp", "lenet", "torchvision/vgg11", "torchvision/vgg13"),
     ]
@@ -119,7 +119,7 @@ def test_a_function_of_a_file_is_counted(rdfia):
 
 def test_a_model_that_fails_among_others_leaves_its_line_and_exit_4(rdfia):
     outcome = rdfia("param-count", "lenet", "mlp", "--input", "1x4x4", "--json")
-    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    lines = outcome.objects
     assert [line["schema"] for line in lines] == ["rdfia.error/1", "rdfia.parameters/1"]
     assert "lenet: " in lines[0]["message"]
     assert outcome.code == 4

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
 
 from rdfia_cli import console
-from rdfia_cli.commands.progress import display
+from rdfia_cli.commands.progress import REFRESHES_PER_SECOND, display
 from rdfia_cli.experiment import Started
+from rdfia_cli.spec import Preparing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +53,19 @@ def test_on_a_terminal_the_line_of_each_epoch_stays_above_the_bar(rdfia, monkeyp
     epochs = [line for line in found.err.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
     assert all("validation loss" in line for line in epochs)
+
+
+@pytest.mark.parametrize("name", ["[bold]photos", "[/photos]"])
+def test_what_a_user_calls_a_thing_is_no_markup_of_the_bar(capfd, monkeypatch, name):
+    monkeypatch.setattr(console, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # else a bar is drawn on terminals alone
+    with display(quiet=False) as show:
+        show(Preparing(f"reading {name}", 3, 8, "images"))
+        time.sleep(3 / REFRESHES_PER_SECOND)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capfd.readouterr().err)
+    assert f"reading {name}" in drawn
+    assert "3/8 images" in drawn
 
 
 def test_the_help_says_where_a_new_run_goes(rdfia):

@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from rdfia_cli.analysis import verification
+from rdfia_cli.analysis.verification import Verdict
+
 SMALL = ("cnn", "--input", "3x32x32")
 
 
@@ -26,7 +29,27 @@ def test_the_object_has_the_promised_fields(rdfia):
 
 def test_several_models_give_an_object_a_line_in_their_order(rdfia):
     outcome = rdfia("receptive-field", "lenet", "cnn", "--input", "1x28x28", "--json")
-    assert [json.loads(line)["model"] for line in outcome.out.splitlines()] == ["lenet", "cnn"]
+    assert [found["model"] for found in outcome.objects] == ["lenet", "cnn"]
+
+
+def test_a_model_that_fails_is_named_and_harms_no_other(rdfia, tmp_path):
+    (tmp_path / "bad.py").write_text("def build(input):\n    raise ValueError('no such layer')\n")
+    outcome = rdfia("receptive-field", "./bad.py:build", "cnn", "--input", "3x32x32", "--json")
+    assert outcome.code == 4
+    failed, found = outcome.objects
+    assert failed["schema"] == "rdfia.error/1"
+    assert failed["message"].startswith("./bad.py:build: ")
+    assert "no such layer" in failed["message"]
+    assert found["model"] == "cnn"
+
+
+def test_what_a_verification_refutes_is_told_beside_the_object(rdfia, monkeypatch):
+    found = Verdict("conv1", 0, 0, "Conv2d", bounds=4, larger=0, smaller=1)
+    monkeypatch.setattr(verification, "verify", lambda *arguments: (found,))
+    outcome = rdfia("receptive-field", "cnn", "--input", "1x8x8", "--verify", "--json")
+    assert outcome.code == 1
+    assert outcome.json["verified"]["smaller"] == ["conv1"]
+    assert "cnn: NaN reached further than the analysis says in 1 module" in outcome.err
 
 
 def test_a_position_tells_the_rows_and_columns_that_it_sees(rdfia):

@@ -149,3 +149,23 @@ def test_a_sweep_stands_alone(rdfia: Callable, example_sweep: Callable, own: Pat
     found = rdfia("report", str(own), str(folder))
     assert found.code == 2
     assert "is a sweep, among others" in found.err
+
+
+def test_of_many_runs_no_model_is_looked_into_and_that_is_told(
+    rdfia: Callable, example_run: Callable
+):
+    folders = [str(example_run(f"run-{i}", seed=str(i), epochs=1)) for i in range(7)]
+    found = rdfia("report", *folders, "--json")
+    assert found.code == 0, found.err
+    told = "no model is looked into: that is for at most 6 runs"
+    assert found.json["notes"] == [told]
+    assert found.err == f"warning: {told}\n"
+    assert told in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_a_page_that_is_slow_to_show_is_told(rdfia: Callable, own: Path, monkeypatch):
+    monkeypatch.setattr("rdfia_cli.report.page.LARGEST", 10_000)
+    found = rdfia("report", str(own), "--json")
+    assert found.code == 0, found.err
+    (note,) = found.json["notes"]
+    assert "MB, slow to show" in note

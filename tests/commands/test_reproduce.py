@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rdfia_cli import recipe
 from rdfia_cli.config import resolve
 from rdfia_cli.report.figures import FIGURES, Curve, read_curve
+from rdfia_cli.run import load_config
 from rdfia_cli.sources import Sources
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SHORT = ("reproduce", "--quick", "-q", "--json", "--out", "f")
 
 
 def test_every_figure_has_a_recipe_and_every_recipe_of_the_report_a_figure():
@@ -94,9 +98,78 @@ def test_what_cannot_be_reproduced_is_refused(rdfia, tmp_path, arguments, said):
 def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
     (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
     (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
-    outcome = rdfia("reproduce", "1", "3", "--quick", "--epochs", "1", "-q", "--out", "f")
+    outcome = rdfia(*SHORT, "1", "3", "--epochs", "1")
     assert outcome.code == 3
-    stored = json.loads((tmp_path / "f/reproduction.json").read_text())["figures"]
+    stored = outcome.json["figures"]
+    assert json.loads((tmp_path / "f/reproduction.json").read_text())["figures"] == stored
     assert "neither empty nor a run folder" in stored[0]["error"]
     assert stored[1]["error"] is None
     assert stored[1]["claims"][0]["measured"] == "figure 1 was not run"
+
+
+def test_what_is_told_of_a_figure_is_of_the_run_that_was_made(rdfia, tmp_path):
+    assert rdfia(*SHORT, "1", "--epochs", "1").code == 0
+    outcome = rdfia(*SHORT, "1", "--epochs", "2", "--set", "if_exists=new")
+    assert outcome.code == 0, outcome.err
+    (made,) = outcome.json["figures"]
+    assert made["run"] == "f/runs/mlp-circles-2"
+    assert len(made["curve"]["test"]) == made["epochs"] == 2
+    curves = (tmp_path / made["run"] / "curves.png").read_bytes()
+    assert (tmp_path / "f/figure-1.png").read_bytes() == curves
+
+
+def test_a_flag_is_for_every_recipe_and_set_goes_over_it(rdfia, tmp_path):
+    given = ("--optimizer", "adam", "--lr", "0.002", "--validation", "0.2", "--epochs", "3")
+    more = ("--log", "tensorboard", "--augment", "random_crop:size=7", "--augment", "mixup")
+    outcome = rdfia(*SHORT, "mlp-mnist", *given, *more, "--set", "epochs=1")
+    assert outcome.code == 0, outcome.err
+    config = load_config(tmp_path / outcome.json["figures"][0]["run"])
+    assert (config.optimizer.name, config.optimizer.parameters["lr"]) == ("adam", 0.002)
+    assert (config.validation, config.epochs) == (0.2, 1)
+    assert [each.name for each in config.augment] == ["random_crop", "mixup"]
+    assert config.augment[0].parameters["size"] == 7
+
+
+def test_a_run_that_is_left_unfinished_is_no_figure(rdfia, tmp_path):
+    assert rdfia(*SHORT, "1", "--epochs", "1").code == 0
+    (tmp_path / "f/runs/mlp-circles/result.json").unlink()
+    outcome = rdfia(*SHORT, "1", "--epochs", "1", "--set", "if_exists=skip")
+    assert outcome.code == 3
+    (left,) = outcome.json["figures"]
+    assert left["error"] == "'f/runs/mlp-circles' is unfinished, and left as it is"
+
+
+@pytest.mark.parametrize(
+    ("figure", "data", "expected"),
+    [
+        ("8", "cifar10=digits", False),
+        ("mlp-mnist", "cifar10=digits", False),
+        ("1", "circles=circles", True),
+    ],
+)
+def test_only_the_reports_data_are_compared_with_it(rdfia, figure, data, expected):
+    outcome = rdfia(*SHORT, figure, "--data", data, "--epochs", "1")
+    assert outcome.code == 0, outcome.err
+    assert [made["compared"] for made in outcome.json["figures"]] == [expected]
+
+
+def test_a_folder_in_the_place_of_the_reports_data_is_compared_with_it(rdfia, tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for index in range(20):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    given = ("--data", "cifar10=folder:path=photos", "--epochs", "1", "--set", "batch_size=8")
+    outcome = rdfia(*SHORT, "8", *given)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["figures"][0]["compared"] is True
+
+
+def test_a_figure_that_fails_has_no_picture_of_another(rdfia, tmp_path):
+    (tmp_path / "curves.png").write_bytes(b"unrelated")
+    assert rdfia(*SHORT, "1", "--epochs", "1").code == 0
+    (tmp_path / "f/runs/mlp-circles/config.toml").write_text("damaged")
+    assert rdfia(*SHORT, "1", "--epochs", "1").code == 3
+    assert not (tmp_path / "f/figure-1.png").exists()

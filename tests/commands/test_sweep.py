@@ -149,7 +149,8 @@ def test_trials_that_fail_in_every_way_are_named_and_harm_no_other(rdfia, tmp_pa
         *("--out", "s", "--backend", "process", "--retries", "1", "--memory", "8G"),
     )
     assert outcome.code == 3, outcome.err
-    found = json.loads((tmp_path / "s/sweep.json").read_text())["trials"]
+    found = outcome.json["trials"]
+    assert json.loads((tmp_path / "s/sweep.json").read_text())["trials"] == found
     ends = {(t["parameters"]["model"].rpartition(":")[2], t["number"] % 2): t for t in found}
     assert ends["good", 0]["state"] == "finished"
     assert ends["good", 1]["error"] == "diverged"

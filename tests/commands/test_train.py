@@ -277,6 +277,30 @@ def test_a_dry_run_prints_a_line_for_each_setting(rdfia: Callable, empty_folder:
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--if-exists", "error"), "'r1' holds a run already"),
+        (("--seed", "7"), "'r1' holds another run: seed is 0 there and 7 here"),
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_refuses_what_the_run_would(rdfia: Callable, given: tuple[str, ...], told: str):
+    command = ("train", *CIRCLES, "--out", "r1", "-q")
+    assert rdfia(*command).code == 0
+    refused = rdfia(*command, *given, "--dry-run")
+    assert refused.code == 2
+    assert told in refused.err
+    assert rdfia(*command, *given).err == refused.err
+
+
+def test_a_dry_run_names_the_new_folder_that_the_run_would_take(rdfia: Callable):
+    command = ("train", *CIRCLES, "--out", "r1", "--if-exists", "new", "--json", "-q")
+    assert rdfia(*command).code == 0
+    assert rdfia(*command, "--dry-run").json["run"] == "r1-2"
+    assert rdfia(*command).json["run"] == "r1-2"
+
+
 def test_a_dry_run_names_the_folder_that_the_run_then_takes(rdfia: Callable):
     planned = rdfia("train", *CIRCLES, "--dry-run", "--json").json["run"]
     assert rdfia("train", *CIRCLES, "--json").json["run"] == planned

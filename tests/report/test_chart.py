@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdfia_cli.report.chart import Axis, Chart, Series, lay_out, log_marks, marks_between, write
+from rdfia_cli.report.chart import (
+    FEWEST_OF_LINE,
+    MOST_PLACES,
+    Axis,
+    Chart,
+    Series,
+    lay_out,
+    log_marks,
+    marks_between,
+    write,
+)
 
 LINEAR = Axis("x", low=0.0, high=10.0)
 
@@ -116,3 +126,26 @@ def test_marks_of_a_logarithmic_axis_lie_within_it(low: float, ratio: float):
 )
 def test_numbers_are_written_as_one_reads_them(value, form, text):
     assert write(value, form) == text
+
+
+def test_a_very_long_line_keeps_its_ends_its_spikes_and_its_gaps():
+    count = 100_000
+    y = [0.5 + 0.001 * (index % 7) for index in range(count)]
+    y[12_345], y[50_001], y[77_777] = 3.0, -2.0, math.nan
+    found = lay_out(chart(Series("s", range(count), y), x=Axis("x"), y=Axis("y")))
+    (read,) = found["read"]["series"]
+    assert len(read["x"]) <= MOST_PLACES + 3
+    assert {0, 12_345, 50_001, count - 1} <= {*read["x"]}
+    assert all(y[x] == value for x, value in zip(read["x"], read["y"], strict=True))
+    assert found["drawn"][0]["path"].count("M") == 2, "the gap is still there"
+
+
+def test_the_more_lines_the_fewer_places_each_but_never_too_few_to_be_read():
+    lines = [Series(str(index), range(500), [1.0] * 499 + [2.0]) for index in range(1_000)]
+    read = lay_out(Chart("title", LINEAR, LINEAR, lines))["read"]["series"]
+    assert {len(series["x"]) <= FEWEST_OF_LINE + 3 for series in read} == {True}
+    assert all(len(series["x"]) >= FEWEST_OF_LINE / 4 for series in read)
+
+
+def test_a_line_that_is_not_long_has_every_place():
+    assert len(places(Series("s", range(5_000), range(5_000)), x=Axis("x"), y=Axis("y"))) == 5_000

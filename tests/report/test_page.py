@@ -95,7 +95,10 @@ def test_a_page_loads_nothing(page: Page):
     assert not any("@import" in style for style in styles)
 
 
-def test_a_page_is_small(page: Page):
+def test_a_page_of_many_long_runs_is_quick_to_show(example_run: Callable):
+    folders = [example_run(f"run-{i}", seed=str(i), epochs=300) for i in range(64)]
+    records = [read_run(folder) for folder in folders]
+    page = comparison_page(records, comparison_sections(records), "many")
     assert len(render(page).encode()) < LARGEST
 
 
@@ -159,7 +162,7 @@ def test_an_unfinished_run_says_so(example_run: Callable):
     (folder / "result.json").unlink()
     record = read_run(folder)
     (note,) = run_page(record, file_sections(record)).notes
-    assert note == "The run is not finished: 4 of 4 epochs are done."
+    assert note == "The run is not finished: 4 of 4 epochs done."
     fitted = read_run(folder, fitted=True)
     assert not run_page(fitted, file_sections(fitted)).notes
 
@@ -189,3 +192,11 @@ def test_the_page_in_a_run_folder_is_the_same_each_time(example_run: Callable):
     first = (folder / "report.html").read_bytes()
     write_run_page(folder)
     assert (folder / "report.html").read_bytes() == first
+
+
+def test_one_epoch_is_told_in_the_singular(example_run: Callable):
+    folder = example_run(epochs=1)
+    assert "· 1 epoch ·" in run_page(read_run(folder), []).subtitle
+    (folder / "result.json").unlink()
+    (note,) = run_page(read_run(folder), []).notes
+    assert note == "The run is not finished: 1 of 1 epoch done."
