@@ -66,6 +66,21 @@ class Reader(HTMLParser):
         return [value for _, found in self.elements if (value := found.get(name)) is not None]
 
 
+def test_a_curve_of_one_epoch_is_drawn_as_dots(example_run: Callable, example_sweep: Callable):
+    record = read_run(example_run(epochs=1))
+    run, sweep = (
+        render(page)
+        for page in (
+            run_page(record, file_sections(record)),
+            sweep_page(read_sweep(example_sweep(trials=8, epochs=1))),
+        )
+    )
+    for page in (run, sweep):
+        drawn = re.findall(r'<g class="(\w+)[^>]*>(<path d="M[\d.]+ [\d.]+h0")', page)
+        assert drawn
+        assert {mark for mark, _ in drawn} == {"dots"}, "a line of no length is invisible"
+
+
 @pytest.fixture(params=["run", "comparison", "sweep", "hostile"])
 def page(request, example_run: Callable, example_sweep: Callable, findings: Callable) -> Page:
     """A page of each kind."""
