@@ -399,14 +399,28 @@ def resolve_device(text: str, origin: str) -> str:
 
 def spec_text(key: str, chosen: ComponentConfig) -> str:
     """A component as one writes it: its name and the hyper-parameters that are not the defaults."""
-    component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
-    known = registry.parameters(component).parameters
     changed = [
         f"{name}={value_text(value)}"
-        for name, value in chosen.parameters.items()
-        if name not in known or value != known[name].usual
+        for name, (value, is_usual) in hyper_parameters(key, chosen).items()
+        if not is_usual
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
+
+
+def hyper_parameters(key: str, chosen: ComponentConfig) -> dict[str, tuple[Any, bool]]:
+    """The value of each hyper-parameter of a component, and whether it is its builder's default.
+
+    Where the component is gone or broken, none is known to be.
+    """
+    try:
+        component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
+        known = registry.parameters(component).parameters
+    except ComponentError:
+        known = {}
+    return {
+        name: (value, name in known and value == known[name].usual)
+        for name, value in chosen.parameters.items()
+    }
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, resolve
-from rdfia_cli.errors import RdfiaError, UsageError
+from rdfia_cli.errors import ComponentError, RdfiaError, UsageError
 from rdfia_cli.sources import Sources
 
 HOLD_A_CLAIM = """
@@ -339,3 +339,13 @@ def test_the_environment_names_versions_and_the_revision(tmp_path: Path):
 def test_outside_of_a_repository_there_is_no_revision(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(Path.cwd().parent))
     assert run.describe_environment()["git"] is None
+
+
+def test_a_run_of_a_plugin_that_is_gone_names_it(tmp_path: Path):
+    (tmp_path / "config.toml").write_text('augment = ["spots"]\n')
+    (tmp_path / "environment.json").write_text('{"plugins": {"rdfia-spots": "0.1.0"}}')
+    with pytest.raises(ComponentError) as caught:
+        run.load_config(tmp_path)
+    assert "unknown augmentation 'spots'" in caught.value.fact
+    assert "the run had rdfia-spots 0.1.0, not installed here" in caught.value.fact
+    assert caught.value.remedy == "install rdfia-spots 0.1.0"
