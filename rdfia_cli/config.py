@@ -350,7 +350,9 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
         if given_key not in {"name", *known.parameters} and not known.open:
             raise UsageError(
                 f"{component.kind} '{spec.name}' has no setting '{given_key}' ({given.origin})",
-                nearest(given_key, known.parameters),
+                f"put it behind the *: def {component.attribute}(..., *, {given_key})"
+                if given_key in known.positional
+                else nearest(given_key, known.parameters),
             )
     others = [
         signature.Parameter(name, Any, signature.REQUIRED)

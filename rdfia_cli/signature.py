@@ -104,11 +104,13 @@ class Signature:
         description: the first line of its docstring.
         parameters: its hyper-parameters by name.
         open: it also takes keywords of any name.
+        positional: parameters with a default that stand before the `*`, where nobody can set them.
     """
 
     description: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict[str, Parameter])
     open: bool = False
+    positional: tuple[str, ...] = ()
 
 
 def convert(annotation: Any, value: Any, *, text: bool) -> Any:
@@ -212,8 +214,13 @@ def of_function(builder: Callable[..., Any]) -> Signature:
     """The signature of an imported builder."""
     parameters: dict[str, Parameter] = {}
     is_open = False
+    positional: list[str] = []
     for name, parameter in inspect.signature(builder).parameters.items():
         is_open |= parameter.kind is parameter.VAR_KEYWORD
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not (
+            parameter.empty
+        ):
+            positional.append(name)
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
@@ -224,7 +231,8 @@ def of_function(builder: Callable[..., Any]) -> Signature:
         if annotation is parameter.empty:
             annotation = _type_of_default(default)
         parameters[name] = Parameter(name, annotation, default)
-    return Signature(_first_line(inspect.getdoc(builder)), parameters, is_open)
+    description = _first_line(inspect.getdoc(builder))
+    return Signature(description, parameters, is_open, tuple(positional))
 
 
 def of_source(module: str, attribute: str) -> Signature | None:
@@ -247,7 +255,10 @@ def of_source(module: str, attribute: str) -> Signature | None:
         # A default or an annotation that only an import can tell, or that is nonsense.
         return None
     is_open = definition.args.kwarg is not None
-    return Signature(_first_line(ast.get_docstring(definition)), parameters, is_open)
+    usual = len(definition.args.defaults)
+    positional = tuple(argument.arg for argument in definition.args.args[-usual:] if usual)
+    description = _first_line(ast.get_docstring(definition))
+    return Signature(description, parameters, is_open, positional)
 
 
 def description(module: str, attribute: str) -> str:
