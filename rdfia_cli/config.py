@@ -20,7 +20,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
-from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Given, Sources, Table, component_table, merge
+from rdfia_cli.sources import (
+    COMPONENT_GROUPS,
+    LISTS,
+    SWEEP,
+    Given,
+    Sources,
+    Table,
+    component_table,
+    merge,
+)
 from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
@@ -311,7 +320,7 @@ def _suggest(key: str, tree: Table) -> str:
         component = _find(COMPONENT_GROUPS[owner], tree[owner]["name"], owner)
         if leaf in registry.parameters(component).parameters:
             return f"did you mean '{owner}.{leaf}', of {spec.name}?"
-    return nearest(head, RunConfig.model_fields)
+    return nearest(head, [*RunConfig.model_fields, SWEEP])
 
 
 def _check_scalar(key: str, field: FieldInfo, given: Given) -> Any:
