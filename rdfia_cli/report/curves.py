@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 # The palette of Okabe and Ito (2008), told apart by colour-blind readers too.
-COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#E69F00", "test": "#D55E00"}
+COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
 CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 PANEL_INCHES = (5.0, 4.0)
 

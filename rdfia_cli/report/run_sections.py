@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rdfia_cli.report.run_record import Line, RunRecord
 
 SPLITS = ("train", "validation", "test")
-COLOURS: Mapping[str, int] = {"train": 0, "validation": 4, "test": 1}
-"""As in `curves.png`: blue, orange, vermilion."""
+COLOURS: Mapping[str, int] = {"train": 0, "validation": 2, "test": 1}
+"""As in `curves.png`: blue, green, vermilion."""
 REPORT = "report.html"
 STEPS = "train, each step"
 MOST_STEPS = 600
