@@ -390,6 +390,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
 
 def _find(group: str, name: Given, head: str) -> registry.Component:
     spec = parse_spec(name.value)
+    registry.refuse_failures()  # of any plugin, whatever is asked for
     try:
         return registry.find(group, spec)
     except ComponentError as error:

@@ -134,7 +134,7 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
     try:
         return adapter.validate_python(value, strict=not text)
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
+        reason = error.errors(include_url=False)[0]["msg"].partition(", unable to parse")[0]
         raise ValueError(reason.removeprefix("Value error, ").replace("Input", "it")) from None
 
 
