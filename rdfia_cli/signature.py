@@ -336,7 +336,7 @@ def _definition(module: str, attribute: str, hops: int = 5) -> ast.FunctionDef |
                 if (alias.asname or alias.name) == attribute:
                     origin = _absolute(statement, module, is_package=path.name == "__init__.py")
                     return _definition(origin, alias.name, hops - 1)
-    if not _is_path(module) and not _may_define_dynamically(tree, attribute):
+    if not _is_path(module) and not _may_define(tree, attribute):
         raise BrokenSourceError(f"module '{module}' has no function '{attribute}'")
     return None
 
@@ -352,16 +352,33 @@ def _parse(path: Path) -> ast.Module:
         raise BrokenSourceError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _may_define_dynamically(tree: ast.Module, attribute: str) -> bool:
-    """Whether a statement other than a top-level `def` could bind the name."""
-    simple = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Expr)
-    return any(
-        not isinstance(statement, simple)
-        or (isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*")
-        or (isinstance(statement, ast.FunctionDef) and statement.name == "__getattr__")
-        or (isinstance(statement, ast.Import) and attribute in {a.asname for a in statement.names})
-        for statement in tree.body
-    )
+NAMERS = frozenset({"__getattr__", "globals", "vars", "exec", "eval", "setattr"})
+"""What a module that binds names by other means than statements mentions."""
+
+
+def _may_define(tree: ast.Module, attribute: str) -> bool:
+    """Whether a module could bind a name that no `def` or import at its top level does."""
+    found = {*NAMERS, attribute}
+    for statement in tree.body:
+        is_import = isinstance(statement, ast.ImportFrom)
+        if is_import and statement.names[0].name == "*":
+            return True
+        # Such an import was followed, and led nowhere.
+        if not is_import and any(found & {*_bound(node)} for node in ast.walk(statement)):
+            return True
+    return False
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """The names that a node binds or mentions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Global):
+        yield from node.names
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
 
 
 def _absolute(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:
