@@ -361,7 +361,7 @@ def _may_define(tree: ast.Module, attribute: str) -> bool:
     found = {*NAMERS, attribute}
     for statement in tree.body:
         is_import = isinstance(statement, ast.ImportFrom)
-        if is_import and statement.names[0].name == "*":
+        if isinstance(statement, ast.Raise) or (is_import and statement.names[0].name == "*"):
             return True
         # Such an import was followed, and led nowhere.
         if not is_import and any(found & {*_bound(node)} for node in ast.walk(statement)):
