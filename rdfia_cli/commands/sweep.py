@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import signal
 import time
@@ -160,6 +161,8 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
         logs = question.folder / "workers"
         pool = Workers(workers, logs, threads_of_each(workers), memory, flags["timeout"])
         pool.warm_up()
+        # The pictures at the end need it; now the workers are importing torch anyway.
+        importlib.import_module("matplotlib.backends.backend_agg")
     try:
         yield pool
     except (KeyboardInterrupt, console.Terminated) as error:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.figure import PICTURES, drawable, styled, write_figure
+from rdfia_cli.report.figure import PICTURES, drawable, margins, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | Non
 
     panels = 2 if decision is None else 3
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(panels * width, height), layout="constrained")
-    axes: Sequence[Axes] = figure.subplots(1, panels)
+    figure = Figure(figsize=(panels * width, height))
+    axes: Sequence[Axes] = figure.subplots(1, panels, gridspec_kw=margins(panels * width, height))
     _draw_measure(axes[0], epochs, "accuracy", "accuracy")
     _draw_measure(axes[1], epochs, "loss", "cross-entropy (nats)")
     axes[1].set_ylim(bottom=0)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.figure import drawable, styled, write_figure
+from rdfia_cli.report.figure import drawable, label_decades, margins, styled, write_figure
 from rdfia_cli.spec import typed_value, value_text
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def _draw_curves(content: Mapping[str, Any]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(2 * width, height), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(2 * width, height))
+    left, right = figure.subplots(1, 2, gridspec_kw=margins(2 * width, height))
     best = content["best"]["number"] if content["best"] else None
     trials = sorted(content["trials"], key=lambda t: t["validation_accuracy"] or 0)
     for place, trial in enumerate(trials):
@@ -66,6 +66,7 @@ def _draw_curves(content: Mapping[str, Any]) -> Figure:
         chosen = trial["number"] == best
         colour = BEST_COLOUR if chosen else colormaps[SCALE](place / max(1, len(trials)))
         style = {"color": colour, "linewidth": 2 if chosen else 0.9, "alpha": 1 if chosen else 0.6}
+        style["zorder"] = 3 if chosen else 2
         label = drawable(f"best: {_settings_text(trial)}") if chosen else None
         marker = "o" if len(epochs) == 1 else None
         for axes, measure in ((left, "accuracy"), (right, "loss")):
@@ -146,6 +147,8 @@ def _draw_setting(
         axes.scatter(places[at], accuracies[at], s=48, color=BEST_COLOUR, zorder=3, label="best")
         axes.legend(frameon=False, loc="lower right")
     axes.set_xlabel(drawable(dimension["key"]), parse_math=False)
+    if dimension.get("log"):
+        label_decades(axes.xaxis)
     _clean(axes)
 
 
@@ -187,14 +190,15 @@ def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[st
     if "values" in across and "values" in up:
         drawn = axes.pcolormesh(*_cells(across, up, x, y, accuracies), cmap=SCALE)
     else:
-        axes.set_xscale("log" if across.get("log") else "linear")
-        axes.set_yscale("log" if up.get("log") else "linear")
         drawn = axes.scatter(
             x, y, c=accuracies, s=60, cmap=SCALE, edgecolors="black", linewidths=0.4
         )
     figure.colorbar(drawn, label="accuracy on validation")
     axes.set_xlabel(drawable(across["key"]), parse_math=False)
     axes.set_ylabel(drawable(up["key"]), parse_math=False)
+    for axis, dimension in ((axes.xaxis, across), (axes.yaxis, up)):
+        if dimension.get("log"):
+            label_decades(axis)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
