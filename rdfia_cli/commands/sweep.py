@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rdfia_cli import console
 from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, count, nearest
 from rdfia_cli.machine import processors
+from rdfia_cli.spec import brief
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -209,7 +210,8 @@ def conclude(
 
 def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int:
     """Write and print what was found, and return the exit code."""
-    from rdfia_cli.sweep.outcome import explain_unranked, rank
+    from rdfia_cli.ranking import rank
+    from rdfia_cli.sweep.outcome import explain_unranked
 
     content, drawn = conclude(question, flags["backend"], seconds)
     if (reason := explain_unranked(content["trials"])) is not None:
@@ -228,7 +230,7 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
     rows = [
         (
             str(trial["number"]),
-            *(_shown(trial["parameters"].get(key)) for key in keys),
+            *(brief(trial["parameters"].get(key)) for key in keys),
             f"{trial['validation_accuracy']:.4f}",
             f"{trial['test_accuracy']:.4f}",
             f"{trial['seconds']:.1f}",
@@ -250,14 +252,10 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
         )
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) -> None:
-    console.say(f"all trials  {folder / 'trials.csv'}")
+    from rdfia_cli.sweep.outcome import TABLE
+
+    console.say(f"all trials  {folder / TABLE}")
     console.say(f"pictures    {', '.join(str(path) for path in drawn)}")
     if content["best"]:
         console.say(f"the best    rdfia eval {content['best']['run']}")
@@ -265,6 +263,8 @@ def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) 
 
 def _refuse_failures(content: Mapping[str, Any], folder: Path) -> int:
     """Say which trials failed, in words alone since stdout has the object; the exit code."""
+    from rdfia_cli.sweep.outcome import TABLE
+
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     for trial in failed:
         console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
@@ -272,7 +272,7 @@ def _refuse_failures(content: Mapping[str, Any], folder: Path) -> int:
         return 0
     error = TrialsFailedError(
         f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
-        f"see '{folder / 'trials.csv'}'; --retry-failed tries them again",
+        f"see '{folder / TABLE}'; --retry-failed tries them again",
     )
     console.report(error, as_json=False)
     return error.exit_code

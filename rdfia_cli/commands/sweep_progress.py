@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import count
+from rdfia_cli.spec import brief
 from rdfia_cli.sweep.campaign import CampaignEvent, Planned
 from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
@@ -103,7 +104,7 @@ class Standing:
         if trial is None:
             return ""
         flat = flatten(trial)
-        return " ".join(f"{key}={_short(flat.get(key))}" for key in self.keys)
+        return " ".join(f"{key}={brief(flat.get(key))}" for key in self.keys)
 
 
 def flatten(trial: Trial) -> Mapping[str, Any]:
@@ -111,10 +112,6 @@ def flatten(trial: Trial) -> Mapping[str, Any]:
     from rdfia_cli.config import Resolved
 
     return Resolved(trial.config, {}).values()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
 from rdfia_cli.report.figure import drawable, label_decades, margins, styled, write_figure
-from rdfia_cli.spec import typed_value, value_text
+from rdfia_cli.spec import brief, typed_value, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,12 +102,12 @@ def _epochs(folder: str) -> list[dict[str, Any]]:
 
 
 def _settings_text(trial: Mapping[str, Any]) -> str:
-    parts = [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in trial["parameters"].items()]
+    parts = [f"{key.rpartition('.')[2]}={_label(v)}" for key, v in trial["parameters"].items()]
     return ", ".join(parts)
 
 
-def _short(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+def _label(value: Any) -> str:
+    text = brief(value)
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
@@ -162,7 +162,7 @@ def _places(
     names = dimension["values"]
     set_ticks(
         range(len(names)),
-        [drawable(_short(name)) for name in names],
+        [drawable(_label(name)) for name in names],
         rotation=30 if max(map(len, names)) > 8 else 0,
         ha="right" if max(map(len, names)) > 8 else "center",
         parse_math=False,

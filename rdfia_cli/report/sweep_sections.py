@@ -18,11 +18,10 @@ from rdfia_cli.report.sweep_charts import (
     axis_of,
     learning_curves,
     parallel,
-    short,
     two_settings,
 )
 from rdfia_cli.report.sweep_record import Sweep
-from rdfia_cli.spec import value_text
+from rdfia_cli.spec import brief, value_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -143,7 +142,7 @@ def _value(value: Any) -> Cell:
     if value is None:
         return Cell("")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(short(value), order=float(value) if is_number else None)
+    return Cell(brief(value), order=float(value) if is_number else None)
 
 
 def _accuracy(share: float | None, *, strong: bool = False) -> Cell:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rdfia_cli.errors import count
+from rdfia_cli.ranking import rank
 from rdfia_cli.spec import typed_value
 from rdfia_cli.sweep.ledger import Ledger
 from rdfia_cli.sweep.question import Question
@@ -77,17 +78,6 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
         "error": entry.end.get("error"),
         "message": entry.end.get("message"),
     }
-
-
-def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The finished trials, the best first: by accuracy on validation, then by its loss.
-
-    The test split chooses nothing. Trials without a validation split have no rank.
-    """
-    finished = [t for t in trials if t["state"] == "finished" and t["validation_loss"] is not None]
-    return sorted(
-        finished, key=lambda t: (-t["validation_accuracy"], t["validation_loss"], t["number"])
-    )
 
 
 def explain_unranked(trials: Sequence[Mapping[str, Any]]) -> str | None:

@@ -88,11 +88,13 @@ import pathlib, sys, time
 from rdfia_cli.commands import sweep
 from rdfia_cli.report import sweep as pictures
 from rdfia_cli.sources import Sources
+from rdfia_cli.sweep.campaign import open_ledger
 from rdfia_cli.sweep.question import ask
 
 pictures.draw_sweep = lambda folder: []
 flags = dict.fromkeys(("trials", "sampler", "pruner", "round"))
 question = ask(Sources({"model": "mlp"}), {**flags, "over": ["seed=0..99:1"], "out": "s"})
+open_ledger(question)
 pathlib.Path(f"ready{sys.argv[1]}").touch()
 while len(list(pathlib.Path().glob("ready*"))) < 2:
     time.sleep(0.001)
@@ -102,7 +104,6 @@ for _ in range(50):
 
 
 def test_processes_that_end_together_write_what_they_found_one_after_the_other(tmp_path):
-    (tmp_path / "s").mkdir()
     processes = [
         subprocess.Popen([sys.executable, "-c", CONCLUDE_OFTEN, str(n)], cwd=tmp_path)
         for n in range(2)

@@ -65,3 +65,28 @@ def test_two_settings_fill_every_cell_of_their_map_however_they_are_written(draw
     figure = draw({"lr": ["1e-3", "1e-2"], "b": ["030", "true", "6e1"]})["map.png"]
     cells = np.ma.filled(figure.get_axes()[0].collections[0].get_array(), np.nan)
     np.testing.assert_allclose(cells.T, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+
+
+def test_a_map_of_a_listed_setting_and_a_logarithmic_one_names_the_listed_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trials = [
+        {
+            "number": number,
+            "parameters": {"word": word, "lr": 10.0**-number},
+            "validation_accuracy": 0.5,
+            "run": "absent",
+        }
+        for number, word in enumerate(("tanh", "relu"))
+    ]
+    space = [{"key": "word", "values": ["tanh", "relu"]}, {"key": "lr", "log": True}]
+    content = {"trials": trials, "space": space, "best": None}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(
+        sweep, "write_figure", lambda figure, path: drawn.setdefault(path.name, figure)
+    )
+    sweep.draw_sweep(tmp_path)
+    axes = drawn["map.png"].get_axes()[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["tanh", "relu"]
+    assert axes.get_yscale() == "log"
