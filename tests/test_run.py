@@ -339,3 +339,14 @@ def test_the_environment_names_versions_and_the_revision(tmp_path: Path):
 def test_outside_of_a_repository_there_is_no_revision(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", os.fspath(Path.cwd().parent))
     assert run.describe_environment()["git"] is None
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy_and_lowest_loss():
+    def line(epoch: int, accuracy: float, loss: float) -> dict:
+        return {"epoch": epoch, "validation": {"accuracy": accuracy, "loss": loss}}
+
+    lines = [line(1, 0.8, 0.1), line(2, 0.9, 0.5), line(3, 0.9, 0.4), line(4, 0.9, 0.4)]
+    best = run.best_epoch(lines)
+    assert best is not None
+    assert best["epoch"] == 3
+    assert run.best_epoch([{"epoch": 1, "train": {}}]) is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import RdfiaError, TrialsFailedError, UsageError, count, nearest
-from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_curve
+from rdfia_cli.report.figures import FIGURES, HOLDS, QUICK_OVER, Curve, Figure, read_curve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -274,9 +274,6 @@ def _print(content: Mapping[str, Any]) -> None:
             for trial in each.get("trials", ())
         )
     console.print_table(("figure", "recipe", "train", "test", "gap", "the report"), rows)
-
-
-HOLDS = {True: "holds", False: "does not hold", None: "not compared"}
 
 
 def _settings(trial: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
+from rdfia_cli.report.colours import BLUE, CURVES, ORANGE, VERMILION, YELLOW
 from rdfia_cli.report.figure import PICTURES, drawable, margins, styled, write_figure
 
 if TYPE_CHECKING:
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPLITS = ("train", "validation", "test")
-# The palette of Okabe and Ito (2008), told apart by colour-blind readers too.
-COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#E69F00", "test": "#D55E00"}
-CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+COLOURS: Mapping[str, str] = {"train": BLUE, "validation": ORANGE, "test": VERMILION}
+CLASS_COLOURS = (*CURVES, YELLOW)
 PANEL_INCHES = (5.0, 4.0)
 
 
