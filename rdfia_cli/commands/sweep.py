@@ -50,9 +50,10 @@ def run(flags: Mapping[str, Any]) -> int:
 
 
 def _sources(flags: Mapping[str, Any]) -> Any:
-    from rdfia_cli.commands.train import sources
+    from rdfia_cli.sources import sources_of
 
-    return sources({k: v for k, v in flags.items() if k not in SWEEP_FLAGS | {"out"}})
+    settings = {k: v for k, v in flags.items() if k not in SWEEP_FLAGS | {"out"}}
+    return sources_of(settings, os.environ)
 
 
 def _execution(flags: Mapping[str, Any]) -> Execution:
