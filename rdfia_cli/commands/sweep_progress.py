@@ -66,6 +66,8 @@ class Standing:
             self.ended = max(self.ended, event.ended)
             if self.ended_before is None:
                 self.ended_before = self.ended
+            if event.best is not None:
+                self._note_score(*event.best)
         elif isinstance(event, TrialStarted):
             self.running.setdefault(event.number, None)
         elif isinstance(event, TrialEpoch):
@@ -75,14 +77,18 @@ class Standing:
             self.ended += 1
             self.failed += isinstance(event, TrialFailed)
             if isinstance(event, TrialFinished) and event.result["validation"]:
-                accuracy = event.result["validation"]["accuracy"]
-                if self.best is None or accuracy > self.best[1]:
-                    self.best = event.number, accuracy
+                self._note_score(event.number, event.result["validation"]["accuracy"])
         elif isinstance(event, EndedElsewhere):
             self.ended += 1
             self.failed += event.state == "failed"
+            if event.accuracy is not None:
+                self._note_score(event.number, event.accuracy)
         elif isinstance(event, Retried):
             self.running.pop(event.number, None)
+
+    def _note_score(self, number: int, accuracy: float) -> None:
+        if self.best is None or accuracy > self.best[1]:
+            self.best = number, accuracy
 
     @property
     def progress(self) -> float:

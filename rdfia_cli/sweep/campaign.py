@@ -28,10 +28,12 @@ class Planned:
     Attributes:
         trials: those of the round, or all, by number.
         ended: how many of this process's trials had ended before.
+        best: the best of all trials that had, and its accuracy on validation.
     """
 
     trials: Mapping[int, Trial]
     ended: int
+    best: tuple[int, float] | None = None
 
 
 CampaignEvent = HallEvent | Planned
@@ -111,7 +113,8 @@ def run_campaign(
             settings = _settings(question, adaptive, numbers, ledger)
             trials, refused = _configure(question, settings, planned)
             ledger.propose(settings)
-            yield Planned(trials, _count_ended(question, execution, ledger))
+            ended = _count_ended(question, execution, ledger)
+            yield Planned(trials, ended, _find_best(question, ledger))
             yield from _end_refused(refused, ledger)
             pruning = None
             if adaptive is not None and pruned:
@@ -162,6 +165,16 @@ def _configure(
 def _count_ended(question: Question, execution: Execution, ledger: Ledger) -> int:
     numbers = [n for n in range(question.search.trials) if execution.has(n)]
     return sum(ledger.entry(number).state != "waiting" for number in numbers)
+
+
+def _find_best(question: Question, ledger: Ledger) -> tuple[int, float] | None:
+    """The best trial by what the ledger has, and its accuracy on validation."""
+    ends = {n: ledger.entry(n).end.get("validation") for n in range(question.search.trials)}
+    scores = {n: end for n, end in ends.items() if end is not None}
+    if not scores:
+        return None
+    best = min(scores, key=lambda n: (-scores[n]["accuracy"], scores[n]["loss"], n))
+    return best, scores[best]["accuracy"]
 
 
 def _end_refused(refused: Mapping[int, RdfiaError], ledger: Ledger) -> Iterator[TrialFailed]:

@@ -62,6 +62,16 @@ def test_it_counts_the_trials_that_another_process_ended(standing: Standing):
     assert (standing.ended, standing.failed) == (3, 1)
 
 
+def test_a_sweep_that_goes_on_knows_the_best_of_all_trials_before_and_elsewhere():
+    found = Standing(4, ["optimizer.lr"])
+    found.note(Planned(planned(4), ended=1, best=(0, 0.9)))
+    assert found.best == (0, 0.9)
+    found.note(finished(1, 0.8))
+    assert found.best == (0, 0.9)
+    found.note(EndedElsewhere(2, "finished", 0.95))
+    assert found.best == (2, 0.95)
+
+
 def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standing):
     assert standing.seconds_left is None
 

@@ -144,6 +144,15 @@ def test_the_same_sweep_again_executes_nothing():
     assert pool.jobs == []
 
 
+def test_a_sweep_that_goes_on_tells_the_best_of_what_ended_before():
+    events, _ = sweep(question("optimizer.lr=log:0.001..1", trials=3), FakePool())
+    assert events[0].best is None
+    before = [e for e in events if isinstance(e, TrialFinished)]
+    best = max(before, key=lambda event: event.result["validation"]["accuracy"])
+    events, _ = sweep(question("optimizer.lr=log:0.001..1", trials=4), FakePool())
+    assert events[0].best == (best.number, best.result["validation"]["accuracy"])
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_adding_trials_later_equals_all_at_once(sampler: str):
     over, settings = "optimizer.lr=log:0.001..1", {"sampler": sampler, "round": 4}
