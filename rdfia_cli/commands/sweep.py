@@ -209,6 +209,9 @@ def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int
     from rdfia_cli.sweep.outcome import explain_unranked, rank
 
     content, drawn = conclude(question, flags["backend"], seconds)
+    if (kept := len(content["trials"]) - question.search.trials) > 0:
+        asked = f"more than the {question.search.trials} of --trials"
+        console.say(f"{count(kept, 'trial')} {asked} ended before and stay in the result")
     if (reason := explain_unranked(content["trials"])) is not None:
         console.warn(reason)
     if flags["json"]:

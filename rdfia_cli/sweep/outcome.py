@@ -22,13 +22,16 @@ def summarise(
 ) -> dict[str, Any]:
     """The object `rdfia.sweep/1`: every trial by its number, and the best one.
 
+    Trials that ended when more were asked for stay in it.
+
     Args:
         question: the sweep.
         ledger: what became of its trials.
         backend: what executed them.
         seconds: how long this call took.
     """
-    numbers = range(question.search.trials)
+    asked = range(question.search.trials)
+    numbers = [*asked, *ended_beyond(question, ledger)]
     trials = [_describe(question, ledger, number) for number in numbers]
     ranked = rank(trials)
     measured = [
@@ -59,6 +62,17 @@ def summarise(
         "backend": backend,
         "seconds": seconds,
     }
+
+
+def ended_beyond(question: Question, ledger: Ledger) -> list[int]:
+    """The trials that ended though fewer are asked for now."""
+    return sorted(
+        number
+        for number, entry in ledger.entries.items()
+        if number >= question.search.trials
+        and entry.state != "waiting"
+        and entry.settings is not None
+    )
 
 
 def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]:

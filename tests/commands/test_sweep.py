@@ -75,6 +75,20 @@ def test_the_lines_of_a_dry_run_train_the_trials_which_the_sweep_then_collects(r
     ]
 
 
+def test_asking_for_fewer_trials_loses_none_that_ended(rdfia, tmp_path):
+    sweep = ("sweep", "mlp", "--data", "circles", "--epochs", "1", "--over", "lr=log:0.001..1")
+    asked = (*sweep, "--out", "s", "--json", "-q", "--backend", "process")
+    whole = rdfia(*asked, "--trials", "4")
+    assert whole.code == 0, whole.err
+    table = (tmp_path / "s/trials.csv").read_bytes()
+    fewer = rdfia(*asked, "--trials", "2")
+    assert fewer.code == 0, fewer.err
+    assert fewer.json["trials"] == whole.json["trials"]
+    assert fewer.json["best"] == whole.json["best"]
+    assert (tmp_path / "s/trials.csv").read_bytes() == table
+    assert "2 trials more than the 2 of --trials ended before" in fewer.err
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor can be forbidden")
 @pytest.mark.parametrize(("workers", "threads"), [(1, 0), (2, 3), (4, 1), (16, 1)])
 def test_workers_share_the_processors_that_the_sweep_may_use(monkeypatch, workers, threads):
