@@ -56,10 +56,19 @@ def _figures(sweep: Sweep) -> list[Figure]:
             Figure("Median on validation", percent(middle)),
             *found,
         ]
-    if sweep.content.get("seconds") is not None:
-        backend = str(sweep.content.get("backend") or "")
-        found.append(Figure("Time", duration(sweep.content["seconds"]), backend))
+    times = [t["seconds"] for t in sweep.trials if t.get("seconds") is not None]
+    if times:
+        found.append(Figure("Training, all trials", duration(sum(times)), _engines(sweep)))
     return found
+
+
+def _engines(sweep: Sweep) -> str:
+    """What trained the trials, in words."""
+    backend = sweep.content.get("backend")
+    chosen = [choice["engine"] for choice in sweep.content.get("engines") or ()]
+    engines = dict.fromkeys(chosen if backend == "auto" else [str(backend or "")])
+    words = {"stacked": "together in a stack", "process": "each by itself", "ray": "on Ray"}
+    return ", ".join(words.get(engine, "") for engine in engines)
 
 
 def sweep_sections(sweep: Sweep) -> list[Section]:

@@ -1,0 +1,41 @@
+"""The page of a sweep tells what became of its trials, whenever it was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from rdfia_cli.report.sweep_record import Sweep, read_sweep
+from rdfia_cli.report.sweep_sections import sweep_page
+
+
+@pytest.fixture
+def changed(example_sweep: Callable) -> Callable[..., Sweep]:
+    """A sweep of four trials whose object has other values of some keys."""
+
+    def make(**content: Any) -> Sweep:
+        folder = example_sweep(trials=4)
+        path = folder / "sweep.json"
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), **content}))
+        return read_sweep(folder)
+
+    return make
+
+
+def figures(sweep: Sweep) -> Mapping[str, tuple[str, str]]:
+    return {figure.name: (figure.value, figure.about) for figure in sweep_page(sweep).figures}
+
+
+def test_its_time_is_that_of_its_trials_however_short_the_last_call_was(changed: Callable):
+    engines = [
+        {"engine": engine, "reason": "it was measured"}
+        for engine in ("stacked", "process", "stacked")
+    ]
+    sweep = changed(seconds=0.7, backend="auto", engines=engines)
+    for trial, seconds in zip(sweep.trials, (20.0, None, 13.0, 14.0), strict=True):
+        trial["seconds"] = seconds
+    told = figures(sweep)["Training, all trials"]
+    assert told == ("47.0 s", "together in a stack, each by itself")
