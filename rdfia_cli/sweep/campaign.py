@@ -18,6 +18,7 @@ from rdfia_cli.sweep.ledger import LEDGER, Ledger
 from rdfia_cli.sweep.question import TRIALS, Question
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.sharing import Execution, Pool
+from rdfia_cli.sweep.space import Settings
 from rdfia_cli.sweep.trial import Trial, TrialFailed
 
 
@@ -26,12 +27,12 @@ class Planned:
     """Trials are to be executed.
 
     Attributes:
-        trials: those of the round, or all, by number.
+        settings: what varies of each trial known by now, as it was written.
         ended: how many of this process's trials had ended before.
         best: the best of all trials that had, and its accuracy on validation.
     """
 
-    trials: Mapping[int, Trial]
+    settings: Mapping[int, Settings]
     ended: int
     best: tuple[int, float] | None = None
 
@@ -114,7 +115,8 @@ def run_campaign(
             trials, refused = _configure(question, settings, planned)
             ledger.propose(settings)
             ended = _count_ended(question, execution, ledger)
-            yield Planned(trials, ended, _find_best(question, ledger))
+            known = {n: e.settings for n, e in ledger.entries.items() if e.settings is not None}
+            yield Planned(known, ended, _find_best(question, ledger))
             yield from _end_refused(refused, ledger)
             pruning = None
             if adaptive is not None and pruned:

@@ -6,13 +6,10 @@ import pytest
 from rich.console import Console
 
 from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _render
-from rdfia_cli.config import resolve
-from rdfia_cli.sources import Sources
 from rdfia_cli.sweep.campaign import Planned
 from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
-    Trial,
     TrialEpoch,
     TrialFailed,
     TrialFinished,
@@ -21,12 +18,8 @@ from rdfia_cli.sweep.trial import (
 )
 
 
-def planned(count: int) -> dict[int, Trial]:
-    flags = {"model": "mlp", "data": "circles"}
-    return {
-        n: Trial(n, resolve(Sources(flags, varied={"optimizer.lr": f"0.{n + 1}"})).config)
-        for n in range(count)
-    }
+def planned(count: int) -> dict[int, dict[str, str]]:
+    return {n: {"optimizer.lr": f"0.{n + 1}"} for n in range(count)}
 
 
 def finished(number: int, accuracy: float) -> TrialFinished:
@@ -90,6 +83,16 @@ def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standin
 def test_a_line_for_each_event_that_matters(standing: Standing, event, expected):
     standing.note(event)
     assert _line(standing, event) == expected
+
+
+def test_a_trial_is_told_with_the_settings_of_its_model():
+    found = Standing(2, ["model", "optimizer.lr"])
+    models = ("mlp:hidden=4", "mlp:hidden=5")
+    rates = ("0.123456789", "1e-3")
+    given = {n: {"model": models[n], "optimizer.lr": rates[n]} for n in range(2)}
+    found.note(Planned(given, ended=0))
+    assert found.settings(0) == "model=mlp:hidden=4 optimizer.lr=0.1235"
+    assert found.settings(1) == "model=mlp:hidden=5 optimizer.lr=0.001"
 
 
 def test_the_live_table_fits_its_terminal_and_tells_the_numbers(standing: Standing):

@@ -151,6 +151,7 @@ def test_a_sweep_that_goes_on_tells_the_best_of_what_ended_before():
     best = max(before, key=lambda event: event.result["validation"]["accuracy"])
     events, _ = sweep(question("optimizer.lr=log:0.001..1", trials=4), FakePool())
     assert events[0].best == (best.number, best.result["validation"]["accuracy"])
+    assert [*events[0].settings] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
