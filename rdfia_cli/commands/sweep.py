@@ -237,10 +237,14 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
     ]
     states = [trial["state"] for trial in content["trials"]]
     tally = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
+    told = f"{count(len(states), 'trial')}: {tally}"
+    if not rows:
+        console.print_result(f"{told}; none has a rank")
+        return
     console.print_table(
         ("trial", *keys, "validation", "test", "seconds"),
         rows,
-        title=f"{count(len(states), 'trial')}: {tally}; the best by accuracy on validation",
+        title=f"{told}; the best by accuracy on validation",
     )
     if len(content["importances"]) > 1:
         console.print_result("")

@@ -32,7 +32,11 @@ def draw_sweep(folder: Path) -> list[Path]:
     accuracy on validation, and `map.png` the accuracy over two settings where exactly two varied.
     """
     content = json.loads((folder / "sweep.json").read_bytes())
-    finished = [t for t in content["trials"] if t["validation_accuracy"] is not None]
+    finished = [
+        t
+        for t in content["trials"]
+        if t["state"] == "finished" and t["validation_accuracy"] is not None
+    ]
     varied = [d for d in content["space"] if len({str(_value(t, d)) for t in finished}) > 1]
     with styled(10):
         figures = {CURVES: _draw_curves(content)}

@@ -21,7 +21,7 @@ from rdfia_cli.report.sweep_charts import (
     short,
     two_settings,
 )
-from rdfia_cli.report.sweep_record import Sweep
+from rdfia_cli.report.sweep_record import Sweep, Trial
 from rdfia_cli.spec import value_text
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def ranking(sweep: Sweep) -> Section:
                 _accuracy(trial["validation_accuracy"], strong=place == 0 and is_ranked),
                 _accuracy(trial["test_accuracy"]),
                 _seconds(trial.get("seconds")),
-                Cell(trial["state"]),
+                Cell(_state(trial)),
                 Cell("/".join(Path(trial["run"]).parts[-2:])),
             ]
         )
@@ -146,6 +146,11 @@ def ranking(sweep: Sweep) -> Section:
     )
     lead = "By accuracy on validation, then by loss; press a heading to sort by it."
     return Section("ranking", "All trials", page.table(content, title="All trials"), lead)
+
+
+def _state(trial: Trial) -> str:
+    pruned = trial["state"] == "pruned" and trial.get("epoch") is not None
+    return f"pruned after epoch {trial['epoch']}" if pruned else trial["state"]
 
 
 def _value(value: Any) -> Cell:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from rdfia_cli import run
 from rdfia_cli.errors import count
 from rdfia_cli.spec import typed_value
-from rdfia_cli.sweep.ledger import Ledger
+from rdfia_cli.sweep.ledger import Entry, Ledger
 from rdfia_cli.sweep.question import Question
 from rdfia_cli.sweep.search import importances
 
@@ -77,7 +79,9 @@ def ended_beyond(question: Question, ledger: Ledger) -> list[int]:
 
 def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]:
     entry = ledger.entry(number)
-    validation, test = entry.end.get("validation"), entry.end.get("test")
+    folder = question.folder_of(number)
+    end = {**entry.end, **(_read_stopped(folder, entry) if entry.state == "pruned" else {})}
+    validation, test = end.get("validation"), end.get("test")
     return {
         "number": number,
         "parameters": {key: typed_value(text) for key, text in (entry.settings or {}).items()},
@@ -85,12 +89,25 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
         "validation_accuracy": validation["accuracy"] if validation else None,
         "validation_loss": validation["loss"] if validation else None,
         "test_accuracy": test["accuracy"] if test else None,
-        "seconds": entry.end.get("seconds"),
-        "run": str(question.folder_of(number)),
-        "epoch": entry.end.get("epoch"),
-        "error": entry.end.get("error"),
-        "message": entry.end.get("message"),
+        "seconds": end.get("seconds"),
+        "run": str(folder),
+        "epoch": end.get("epoch"),
+        "error": end.get("error"),
+        "message": end.get("message"),
     }
+
+
+def _read_stopped(folder: Path, entry: Entry) -> Mapping[str, Any]:
+    """What a pruned trial had reached, and how long that took, as far as its folder tells."""
+    last = entry.end["epoch"]
+    try:
+        epochs = [line for line in run.read_lines(folder / run.METRICS) if "validation" in line]
+        timings = run.read_lines(folder / run.TIMINGS)
+        scores = [line["validation"] for line in epochs if line["epoch"] == last]
+        seconds = [line["seconds"] for line in timings if line["epoch"] <= last]
+    except (ValueError, KeyError, OSError):  # a damaged log costs the scores alone
+        return {}
+    return {"validation": scores[-1] if scores else None, "seconds": sum(seconds) or None}
 
 
 def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -117,9 +134,12 @@ def explain_unranked(trials: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def table(trials: Sequence[Mapping[str, Any]]) -> str:
-    """The trials as CSV, by number; without times, so that equal sweeps have equal bytes."""
+    """The trials as CSV, by number; without times, so that equal sweeps have equal bytes.
+
+    `epoch` is the one after which a trial was pruned, and its scores are of that one.
+    """
     keys = list(dict.fromkeys(key for trial in trials for key in trial["parameters"]))
-    measured = ("validation_accuracy", "validation_loss", "test_accuracy")
+    measured = ("validation_accuracy", "validation_loss", "test_accuracy", "epoch")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["number", "state", *keys, *measured, "error", "message", "run"])

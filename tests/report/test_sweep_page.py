@@ -29,6 +29,13 @@ def figures(sweep: Sweep) -> Mapping[str, tuple[str, str]]:
     return {figure.name: (figure.value, figure.about) for figure in sweep_page(sweep).figures}
 
 
+def test_a_pruned_trial_is_told_with_its_epoch(changed: Callable):
+    sweep = changed()
+    sweep.trials[1].update(state="pruned", epoch=2)
+    ranking = next(s for s in sweep_page(sweep).sections if s.anchor == "ranking")
+    assert "pruned after epoch 2" in ranking.body
+
+
 def test_its_time_is_that_of_its_trials_however_short_the_last_call_was(changed: Callable):
     engines = [
         {"engine": engine, "reason": "it was measured"}

@@ -34,6 +34,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         trials = [
             {
                 "number": number,
+                "state": "finished",
                 "parameters": {key: typed_value(text) for key, text in settings.items()},
                 "validation_accuracy": (number + 1) / 10,
                 "run": "absent",
