@@ -40,7 +40,7 @@ def run(flags: Mapping[str, Any]) -> int:
     execution = _execution(flags)
     question = ask(_sources(flags), flags)
     if flags["dry_run"]:
-        _print_lines(question, execution)
+        _print_lines(question, execution, as_json=flags["json"])
         return 0
     _refuse_shared_search(question, execution)
     _execute(question, execution, flags)
@@ -92,8 +92,9 @@ def _refuse_shared_search(question: Question, execution: Execution) -> None:
         )
 
 
-def _print_lines(question: Question, execution: Execution) -> None:
-    """Print a line of shell for each trial."""
+def _print_lines(question: Question, execution: Execution, *, as_json: bool) -> None:
+    """Print a line of shell for each trial, or all in an object `rdfia.sweep-plan/1`."""
+    from rdfia_cli.spec import typed_value
     from rdfia_cli.sweep.question import command_line
     from rdfia_cli.sweep.search import propose
 
@@ -103,9 +104,28 @@ def _print_lines(question: Question, execution: Execution) -> None:
             "use --sampler random or grid with --dry-run",
         )
     numbers = [n for n in range(question.search.trials) if execution.has(n)]
-    trials = [question.trial(number, propose(question.search, number)) for number in numbers]
-    for trial in trials:
-        console.print_result(command_line(trial))
+    settings = {number: propose(question.search, number) for number in numbers}
+    trials = [question.trial(number, settings[number]) for number in numbers]
+    if not as_json:
+        for trial in trials:
+            console.print_result(command_line(trial))
+        return
+    console.print_json(
+        {
+            "schema": "rdfia.sweep-plan/1",
+            "command": "sweep",
+            "sweep": str(question.folder),
+            "trials": [
+                {
+                    "number": trial.number,
+                    "parameters": {k: typed_value(v) for k, v in settings[trial.number].items()},
+                    "run": str(trial.folder),
+                    "line": command_line(trial),
+                }
+                for trial in trials
+            ],
+        }
+    )
 
 
 def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:

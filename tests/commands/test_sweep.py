@@ -75,6 +75,22 @@ def test_the_lines_of_a_dry_run_train_the_trials_which_the_sweep_then_collects(r
     ]
 
 
+def test_a_dry_run_as_json_is_one_object_with_the_same_lines(rdfia):
+    sweep = ("sweep", "mlp", *SHORT, "--over", "seed=0,1", "--out", "s", "--dry-run")
+    lines = rdfia(*sweep).out.splitlines()
+    plan = rdfia(*sweep, "--json").json
+    assert (plan["schema"], plan["command"], plan["sweep"]) == ("rdfia.sweep-plan/1", "sweep", "s")
+    assert plan["trials"] == [
+        {
+            "number": number,
+            "parameters": {"seed": number},
+            "run": f"s/trials/000{number}",
+            "line": lines[number],
+        }
+        for number in range(2)
+    ]
+
+
 def test_asking_for_fewer_trials_loses_none_that_ended(rdfia, tmp_path):
     sweep = ("sweep", "mlp", "--data", "circles", "--epochs", "1", "--over", "lr=log:0.001..1")
     asked = (*sweep, "--out", "s", "--json", "-q", "--backend", "process")
