@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from rdfia_cli import console
-from rdfia_cli.config import differences
 from rdfia_cli.errors import RdfiaError, UsageError, count
 from rdfia_cli.sweep.hall import Hall, HallEvent
 from rdfia_cli.sweep.learning import Pruning, learn
 from rdfia_cli.sweep.ledger import LEDGER, Ledger
-from rdfia_cli.sweep.question import TRIALS, Question
+from rdfia_cli.sweep.question import TRIALS, Question, explain_difference
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.sharing import Execution, Pool
 from rdfia_cli.sweep.space import Settings
@@ -77,9 +76,9 @@ def open_ledger(question: Question) -> Ledger:
             "versions": {name: metadata.version(name) for name in ("rdfia-cli", "optuna")},
         }
     )
-    changed = list(differences(question.identity, ledger.head["identity"]))
-    if changed:
-        raise UsageError(f"'{folder}' holds another sweep: {changed[0]}", "choose another --out")
+    changed = explain_difference(question.identity, ledger.head["identity"])
+    if changed is not None:
+        raise UsageError(f"'{folder}' holds another sweep: {changed}", "choose another --out")
     if ledger.damaged:
         console.warn(
             f"'{folder / LEDGER}' has {count(ledger.damaged, 'damaged line')}; what is no longer "
