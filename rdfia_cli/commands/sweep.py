@@ -13,7 +13,7 @@ from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, coun
 from rdfia_cli.machine import processors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Container, Generator, Mapping, Sequence
     from pathlib import Path
 
     from rdfia_cli.sweep.campaign import Execution, Pool
@@ -43,8 +43,8 @@ def run(flags: Mapping[str, Any]) -> int:
         _print_lines(question, execution, as_json=flags["json"])
         return 0
     _refuse_shared_search(question, execution)
-    _execute(question, execution, flags)
-    return _report(question, flags, time.monotonic() - began)
+    told = _execute(question, execution, flags)
+    return _report(question, flags, time.monotonic() - began, told)
 
 
 def _sources(flags: Mapping[str, Any]) -> Any:
@@ -128,17 +128,20 @@ def _print_lines(question: Question, execution: Execution, *, as_json: bool) -> 
     )
 
 
-def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
+def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> set[int]:
+    """Execute what is left; returns the trials whose failure was told meanwhile."""
     from rdfia_cli.commands.sweep_progress import display
     from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
     from rdfia_cli.sweep.ledger import LEDGER
+    from rdfia_cli.sweep.trial import TrialFailed
 
     planned = plan(question)
     # A cluster that cannot be reached leaves nothing behind.
     begins = flags["backend"] == "ray" and not (question.folder / LEDGER).exists()
     ledger = None if begins else open_ledger(question)
+    told: set[int] = set()
     if ledger is not None and _complete(question, execution, ledger):
-        return
+        return told
     with (
         _workers(question, flags) as pool,
         display(question, execution, quiet=flags["quiet"]) as show,
@@ -146,6 +149,9 @@ def _execute(question: Question, execution: Execution, flags: Mapping[str, Any])
         ledger = ledger or open_ledger(question)
         for event in run_campaign(question, execution, ledger, pool, planned):
             show(event)
+            if isinstance(event, TrialFailed):
+                told.add(event.number)
+    return told
 
 
 def _complete(question: Question, execution: Execution, ledger: Ledger) -> bool:
@@ -224,7 +230,9 @@ def conclude(
         return content, draw_sweep(folder)
 
 
-def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int:
+def _report(
+    question: Question, flags: Mapping[str, Any], seconds: float, told: Container[int]
+) -> int:
     """Write and print what was found, and return the exit code."""
     from rdfia_cli.sweep.outcome import explain_unranked, rank
 
@@ -240,7 +248,7 @@ def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int
         _print_ranking(content, rank(content["trials"]))
         if not flags["quiet"]:
             _say_where(question.folder, drawn, content)
-    return _refuse_failures(content, question.folder)
+    return _refuse_failures(content, question.folder, told)
 
 
 def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> None:
@@ -287,10 +295,15 @@ def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) 
         console.say(f"the best    rdfia eval {content['best']['run']}")
 
 
-def _refuse_failures(content: Mapping[str, Any], folder: Path) -> int:
-    """Say which trials failed, in words alone since stdout has the object; the exit code."""
+def _refuse_failures(content: Mapping[str, Any], folder: Path, told: Container[int]) -> int:
+    """Say which trials failed, in words alone since stdout has the object; the exit code.
+
+    Those of which it was told already are in the count alone.
+    """
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     for trial in failed:
+        if trial["number"] in told:
+            continue
         console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
     if not failed:
         return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
+from rdfia_cli.report.page import render
 from rdfia_cli.report.sweep_record import Sweep, read_sweep
 from rdfia_cli.report.sweep_sections import sweep_page
 
@@ -34,6 +37,16 @@ def test_a_pruned_trial_is_told_with_its_epoch(changed: Callable):
     sweep.trials[1].update(state="pruned", epoch=2)
     ranking = next(s for s in sweep_page(sweep).sections if s.anchor == "ranking")
     assert "pruned after epoch 2" in ranking.body
+
+
+def test_the_reason_of_a_failure_is_shown_to_its_end(changed: Callable):
+    reason = "the model './m.py:net' cannot be built: " + "RuntimeError: no such layer " * 6
+    sweep = changed()
+    sweep.trials[3]["message"] = reason
+    page = render(sweep_page(sweep))
+    assert escape(reason) in page
+    (rule,) = re.findall(r"#failures td \{(.*?)\}", page)
+    assert "white-space: normal" in rule
 
 
 def test_its_time_is_that_of_its_trials_however_short_the_last_call_was(changed: Callable):
