@@ -229,6 +229,13 @@ def test_what_cannot_be_swept_is_refused_and_leaves_nothing(rdfia, tmp_path, arg
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_misspelt_table_of_a_sweep_is_named(rdfia, tmp_path):
+    (tmp_path / "q.toml").write_text('[sweeep]\nover = { "optimizer.lr" = "0.1,1" }\n')
+    refused = rdfia("sweep", "mlp", "--config", "q.toml")
+    assert refused.code == 2
+    assert "unknown setting 'sweeep" in refused.err
+
+
 def test_a_toml_file_may_hold_the_question(rdfia, tmp_path):
     (tmp_path / "q.toml").write_text(
         'recipe = "mlp-circles"\nepochs = 1\n\n[sweep]\nsampler = "random"\ntrials = 3\n'
