@@ -151,8 +151,9 @@ def _lines(standing: Standing) -> Callable[[CampaignEvent], None]:
     """A line for each trial that ends."""
 
     def show(event: CampaignEvent) -> None:
+        first = standing.ended_before is None
         standing.note(event)
-        if isinstance(event, Planned) and standing.ended_before:
+        if first and standing.ended_before:
             console.say(f"{count(standing.ended_before, 'trial')} ended before")
         if (line := _line(standing, event)) is not None:
             console.say(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _render
+from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _lines, _render
 from rdfia_cli.sweep.campaign import Planned
 from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
@@ -83,6 +83,13 @@ def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standin
 def test_a_line_for_each_event_that_matters(standing: Standing, event, expected):
     standing.note(event)
     assert _line(standing, event) == expected
+
+
+def test_what_ended_before_is_told_once_however_many_rounds_follow(capsys):
+    show = _lines(Standing(4, ["optimizer.lr"]))
+    for number in (1, 2):
+        show(Planned(planned(4), ended=number))
+    assert capsys.readouterr().err == "1 trial ended before\n"
 
 
 def test_a_trial_is_told_with_the_settings_of_its_model():
