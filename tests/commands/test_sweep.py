@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rdfia_cli.commands.sweep import threads_of_each
+from rdfia_cli.sweep.ledger import Ledger
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("--data", "circles", "--epochs", "3", "--batch-size", "20", "-q")
@@ -132,7 +133,7 @@ for _ in range(50):
 
 
 def test_processes_that_end_together_write_what_they_found_one_after_the_other(tmp_path):
-    (tmp_path / "s").mkdir()
+    Ledger(tmp_path / "s").begin({"versions": {}})
     processes = [
         subprocess.Popen([sys.executable, "-c", CONCLUDE_OFTEN, str(n)], cwd=tmp_path)
         for n in range(2)
