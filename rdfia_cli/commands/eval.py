@@ -28,10 +28,12 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.config import resolve_component, resolve_device
     from rdfia_cli.report.figure import picture_path
     from rdfia_cli.run import load_config
+    from rdfia_cli.sweep.mistaken import refuse_sweep
 
     plot = flags["plot"] and picture_path(flags["plot"])
     attention = flags["attention"] and picture_path(flags["attention"])
     folder = Path(flags["run"])
+    refuse_sweep(folder)
     config = load_config(folder)
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
     if flags["device"]:

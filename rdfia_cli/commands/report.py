@@ -74,10 +74,13 @@ def _kind(folders: Sequence[Path]) -> str:
     """What is reported on: `run`, `comparison` or `sweep`.
 
     Raises:
-        UsageError: a sweep among others, or a folder twice.
+        UsageError: a sweep among others or one that has not ended, or a folder twice.
     """
     from rdfia_cli.report.sweep_record import SWEEP
+    from rdfia_cli.sweep.mistaken import refuse_unfinished_sweep
 
+    for folder in folders:
+        refuse_unfinished_sweep(folder)
     sweeps = [folder for folder in folders if (folder / SWEEP).is_file()]
     if sweeps and len(folders) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, among others", "report on it alone")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 CURVES, SETTINGS, MAP = "curves.png", "settings.png", "map.png"
@@ -32,7 +33,11 @@ def draw_sweep(folder: Path) -> list[Path]:
     accuracy on validation, and `map.png` the accuracy over two settings where exactly two varied.
     """
     content = json.loads((folder / "sweep.json").read_bytes())
-    finished = [t for t in content["trials"] if t["validation_accuracy"] is not None]
+    finished = [
+        t
+        for t in content["trials"]
+        if t["state"] == "finished" and t["validation_accuracy"] is not None
+    ]
     varied = [d for d in content["space"] if len({str(_value(t, d)) for t in finished}) > 1]
     with styled(10):
         figures = {CURVES: _draw_curves(content)}
@@ -128,6 +133,8 @@ def _draw_settings(
     for axes in panels[len(varied) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("accuracy on validation")
+    # Outside, where its dot is not taken for a trial.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     return figure
 
 
@@ -140,12 +147,12 @@ def _draw_setting(
     places = _places(axes.set_xticks, dimension, finished)
     if dimension.get("log"):
         axes.set_xscale("log")
+    _mark_integers(axes.xaxis, dimension)
     accuracies = [trial["validation_accuracy"] for trial in finished]
     axes.scatter(places, accuracies, s=22, color=POINT_COLOUR, alpha=0.6, linewidths=0)
     if best is not None:
         at = next(i for i, trial in enumerate(finished) if trial["number"] == best["number"])
         axes.scatter(places[at], accuracies[at], s=48, color=BEST_COLOUR, zorder=3, label="best")
-        axes.legend(frameon=False, loc="lower right")
     axes.set_xlabel(drawable(dimension["key"]), parse_math=False)
     if dimension.get("log"):
         label_decades(axes.xaxis)
@@ -193,6 +200,8 @@ def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[st
         drawn = axes.scatter(
             x, y, c=accuracies, s=60, cmap=SCALE, edgecolors="black", linewidths=0.4
         )
+    _mark_integers(axes.xaxis, across)
+    _mark_integers(axes.yaxis, up)
     figure.colorbar(drawn, label="accuracy on validation")
     axes.set_xlabel(drawable(across["key"]), parse_math=False)
     axes.set_ylabel(drawable(up["key"]), parse_math=False)
@@ -221,6 +230,14 @@ def _cells(
     with np.errstate(invalid="ignore"):
         means = total / counts
     return np.arange(total.shape[1] + 1) - 0.5, np.arange(total.shape[0] + 1) - 0.5, means
+
+
+def _mark_integers(axis: Axis, dimension: Mapping[str, Any]) -> None:
+    """Keep marks off places that a range of integers has not."""
+    from matplotlib.ticker import MaxNLocator
+
+    if dimension.get("whole") and not dimension.get("log"):
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _clean(axes: Axes) -> None:
