@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rdfia_cli import run
-from rdfia_cli.config import ComponentConfig, RunConfig
+from rdfia_cli.config import ComponentConfig, RunConfig, spec_text
 from rdfia_cli.errors import ComponentError, RdfiaError, count
 from rdfia_cli.spec import Batch, Preparing, ShowsAttention, Split
 from rdfia_cli.training import assembly, checkpoint, inputs, split_checks
@@ -22,6 +22,7 @@ from rdfia_cli.training.metrics import Measures, measure
 from rdfia_cli.training.precision import choose_device
 from rdfia_cli.training.step import predict
 
+SPLITS = ("train", "validation", "test")
 DECISION_GRID = 40
 DECISION_RANGE = (-2.0, 2.0)
 """The grid of the course: 40 x 40 points of [-2, 2)."""
@@ -280,4 +281,38 @@ def decision_map(parts: Assembly, statistics: inputs.Statistics) -> dict[str, An
         "classes": list(parts.splits.classes),
         "probabilities": probabilities.view(DECISION_GRID, DECISION_GRID, -1).tolist(),
         "points": {"inputs": test.inputs.tolist(), "labels": test.labels.tolist()},
+    }
+
+
+def describe_evaluation(folder: Path, found: Evaluation) -> dict[str, Any]:
+    """The object `rdfia.result/1` of an evaluation: one split is measured, the others are null."""
+    measures, config = found.measures, found.config
+    summary = {"loss": measures.loss, "accuracy": measures.accuracy, "top5": measures.top5}
+    confusion = measures.confusion
+    return {
+        "schema": "rdfia.result/1",
+        "command": "eval",
+        "run": str(folder),
+        "model": spec_text("model", config.model),
+        "data": spec_text("data", config.data),
+        "seed": config.seed,
+        "epochs": found.epoch,
+        "parameters": found.parameters,
+        "split": found.split,
+        "examples": found.examples,
+        **{split: summary if split == found.split else None for split in SPLITS},
+        "best": None,
+        "seconds": found.seconds,
+        "images_per_second": found.examples / found.seconds,
+        "calibration_error": measures.calibration_error,
+        "classes": [
+            {"name": name, "examples": sum(row), "accuracy": accuracy}
+            for name, row, accuracy in zip(
+                found.classes, confusion, measures.per_class, strict=True
+            )
+        ],
+        "confusion": confusion,
+        "precision": found.precision,
+        "device": found.device,
+        "weights_sha256": found.weights_sha256,
     }

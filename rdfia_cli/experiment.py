@@ -404,11 +404,6 @@ def _finish(folder: Path, parts: Assembly, state: TrainingState, plan: Plan) -> 
     return Finished(folder, result)
 
 
-def _validation_rank(line: Mapping[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another, as `Best` has it: accuracy, then loss."""
-    return line["validation"]["accuracy"], -line["validation"]["loss"]
-
-
 def describe_result(
     folder: Path, parts: Assembly, state: TrainingState, test: Measures
 ) -> dict[str, Any]:
@@ -416,8 +411,7 @@ def describe_result(
     epochs = [line for line in run.read_lines(folder / run.METRICS) if "step" not in line]
     found, _ = checkpoint.newest(folder / run.CHECKPOINTS)
     progress, config = state.progress, parts.config
-    scored = [line for line in epochs if "validation" in line]
-    best = max(scored, key=_validation_rank, default=None)
+    best = run.best_epoch(epochs)
     kept = epochs[state.best.epoch - 1 if state.best else -1]
     return {
         "schema": "rdfia.result/1",

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import __version__, entry_points, recipe, signature
+from rdfia_cli import __version__, console, entry_points, recipe, signature
 from rdfia_cli.entry_points import OWN_DISTRIBUTION
 from rdfia_cli.errors import ComponentError, RdfiaError, nearest
 
@@ -37,6 +37,8 @@ SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epo
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
 IMPORT_SECONDS = 120.0
 """How long the import of one component may take where all are tried."""
+SLOW_IMPORT_SECONDS = 10.0
+"""How long the import of a plugin may take before it is told: timm takes 8 s from a cold disk."""
 FIRST_WEIGHTS: Mapping[str, type] = {"pretrained": bool, "weights": Path}
 """Keywords of a model's builder that say where its weights start, with their types."""
 
@@ -303,8 +305,30 @@ def load(component: Component) -> Callable[..., Any]:
         ComponentError: the import fails, whatever it raises, `sys.exit` included.
     """
     _refuse_flaw(component)
-    with naming(component, "cannot be imported"):
+    with naming(component, "cannot be imported"), _told_when_slow(component):
         return import_builder(component)
+
+
+@contextlib.contextmanager
+def _told_when_slow(component: Component) -> Generator[None]:
+    """Say what is waited for where an import takes long: it may never end."""
+    if component.distribution == OWN_DISTRIBUTION or _module_name(component) in sys.modules:
+        yield
+        return
+    words = f"still importing {component.address} from '{component.module}' ..."
+    timer = threading.Timer(SLOW_IMPORT_SECONDS, console.say, [words])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _module_name(component: Component) -> str:
+    """The name of its module among those imported; a file's changes with its content."""
+    is_file = component.distribution == FILE
+    return f"{component.module}#{component.version}" if is_file else component.module
 
 
 def import_builder(component: Component) -> Callable[..., Any]:
@@ -320,7 +344,7 @@ def import_builder(component: Component) -> Callable[..., Any]:
 
 def _import_file(component: Component) -> Any:
     """The module of a file, imported once for each content; files beside it can be imported."""
-    name = f"{component.module}#{component.version}"
+    name = _module_name(component)
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, component.module)

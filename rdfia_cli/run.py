@@ -92,6 +92,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
+def best_epoch(epochs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of METRICS with the highest validation accuracy and, at an equal one, lowest loss.
+
+    Returns:
+        The first of them; None where nothing was kept for validation.
+    """
+    return max(
+        (line for line in epochs if "validation" in line),
+        key=lambda line: (line["validation"]["accuracy"], -line["validation"]["loss"]),
+        default=None,
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a run goes and what is there already.

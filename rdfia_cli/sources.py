@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import recipe
@@ -18,13 +19,16 @@ from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 ENVIRONMENT_PREFIX = "RDFIA_"
 ENVIRONMENT_OTHERS = frozenset(
     {"RDFIA_CACHE", "RDFIA_TEST_DATA", "RDFIA_PLUGINS", "RDFIA_STRICT_PLUGINS"}
 )
 """Environment variables that are no settings of a run."""
+OUTPUT_FLAGS = frozenset({"dry_run", "json", "quiet", "traceback"})
+"""Flags that say what is printed."""
+SOURCE_FLAGS = frozenset({"set", "config", "recipe"})
+"""Flags that name other sources."""
 SWEEP = "sweep"
 """The table of a file that says what `rdfia sweep` varies, and how."""
 RECIPE = "recipe"
@@ -101,6 +105,17 @@ class Sources:
             *(each for name in recipes for each in _recipe_and_below(name, ())),
             *(each for path in self.files for each in _file_and_below(path)),
         ]
+
+
+def sources_of(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Sources:
+    """What a command line gives, from its flags by name and the environment."""
+    return Sources(
+        flags={k: v for k, v in flags.items() if k not in OUTPUT_FLAGS | SOURCE_FLAGS},
+        assignments=flags["set"] or (),
+        files=[Path(file) for file in flags["config"] or ()],
+        recipe=flags["recipe"],
+        environment=environment,
+    )
 
 
 def _recipe_and_below(name: str, above: Sequence[str]) -> list[tuple[Path, str]]:

@@ -438,6 +438,13 @@ def value_text(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if NEEDS_QUOTES.search(text) else text
 
 
+def brief(value: Any) -> str:
+    """A value for a person to read: a real number in four digits, text as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else value_text(value)
+
+
 def typed_value(text: str) -> Any:
     """A value that somebody wrote in its TOML type; what is none, or no finite number, is text."""
     try:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rdfia_cli import recipe
 from rdfia_cli.app import app
-from rdfia_cli.commands.train import OUTPUT_FLAGS, SOURCE_FLAGS, sources
 from rdfia_cli.config import (
     Resolved,
     RunConfig,
@@ -23,7 +22,13 @@ from rdfia_cli.config import (
     spec_text,
 )
 from rdfia_cli.errors import ComponentError, UsageError, nearest
-from rdfia_cli.sources import ENVIRONMENT_OTHERS, Sources
+from rdfia_cli.sources import (
+    ENVIRONMENT_OTHERS,
+    OUTPUT_FLAGS,
+    SOURCE_FLAGS,
+    Sources,
+    sources_of,
+)
 
 TRAIN = typer.main.get_command(app).commands["train"]
 SETTING_FLAGS = {p.name: p for p in TRAIN.params if p.name not in OUTPUT_FLAGS | SOURCE_FLAGS}
@@ -541,10 +546,10 @@ def test_every_key_can_be_set_and_comes_back(key):
     assert found.origins[shown] == f"--set {key}"
 
 
-def test_the_command_line_hands_over_every_source(monkeypatch):
-    monkeypatch.setenv("RDFIA_SEED", "3")
+def test_the_command_line_hands_over_every_source():
     flags = {"epochs": "2", "set": ["seed=4"], "config": ["a.toml"], "recipe": "r", "json": True}
-    handed = sources({**flags, "dry_run": True, "quiet": False, "traceback": False})
+    given = {**flags, "dry_run": True, "quiet": False, "traceback": False}
+    handed = sources_of(given, {"RDFIA_SEED": "3"})
     assert handed.flags == {"epochs": "2"}
     assert handed.assignments == ["seed=4"]
     assert handed.files == [Path("a.toml")]

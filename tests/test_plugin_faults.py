@@ -164,6 +164,18 @@ def test_where_the_environment_is_strict_any_of_them_is_fatal(installed, rdfia, 
     assert rdfia("train", "second", *PLAN).code == 0
 
 
+def test_a_long_import_is_told_once_while_it_lasts(install, rdfia, monkeypatch):
+    install(
+        "slow", "import time\ntime.sleep(1)\n" + FINE, "[rdfia.models]\nslow = {module}:build\n"
+    )
+    monkeypatch.setattr(registry, "SLOW_IMPORT_SECONDS", 0.2)
+    planned = rdfia("train", "slow", *PLAN)
+    assert planned.code == 0
+    told = "still importing model 'slow' of slow 1.2 from 'plug_slow' ..."
+    assert planned.err.splitlines().count(told) == 1
+    assert told not in rdfia("train", "slow", *PLAN).err
+
+
 def test_metadata_that_are_missing_cost_the_name_alone(installed, rdfia):
     installed(Fault("", metadata=False))
     listed = [c for c in rdfia("list", "--json").json["components"] if c["name"] == "strange"]

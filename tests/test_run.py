@@ -349,3 +349,14 @@ def test_a_run_of_a_plugin_that_is_gone_names_it(tmp_path: Path):
     assert "unknown augmentation 'spots'" in caught.value.fact
     assert "the run had rdfia-spots 0.1.0, not installed here" in caught.value.fact
     assert caught.value.remedy == "install rdfia-spots 0.1.0"
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy_and_lowest_loss():
+    def line(epoch: int, accuracy: float, loss: float) -> dict:
+        return {"epoch": epoch, "validation": {"accuracy": accuracy, "loss": loss}}
+
+    lines = [line(1, 0.8, 0.1), line(2, 0.9, 0.5), line(3, 0.9, 0.4), line(4, 0.9, 0.4)]
+    best = run.best_epoch(lines)
+    assert best is not None
+    assert best["epoch"] == 3
+    assert run.best_epoch([{"epoch": 1, "train": {}}]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 from pathlib import Path
@@ -60,13 +61,14 @@ def parse_seeds(text: str) -> Sequence[int]:
 
 def _config(flags: Mapping[str, Any], model: str, seed: int) -> RunConfig:
     """The settings of one run; its folder bears the model as it was written, and the seed."""
-    from rdfia_cli.commands.train import sources
     from rdfia_cli.config import resolve
+    from rdfia_cli.sources import sources_of
 
     folder = re.sub(r"[^\w.=-]+", "-", model).strip("-")
     out = Path(flags["out"]) / f"{folder}-{seed}"
     settings = {k: v for k, v in flags.items() if k not in {"models", "seeds"}}
-    return resolve(sources({**settings, "model": model, "seed": str(seed), "out": str(out)})).config
+    chosen = {**settings, "model": model, "seed": str(seed), "out": str(out)}
+    return resolve(sources_of(chosen, os.environ)).config
 
 
 def _usual_models(flags: Mapping[str, Any]) -> Sequence[str]:
@@ -92,7 +94,7 @@ def patch_for(height: int, width: int) -> int:
 def _cost(config: RunConfig, *, quiet: bool) -> Mapping[str, int]:
     """Parameters and multiply-accumulates; what cannot be built is refused before any run."""
     from rdfia_cli.commands.progress import display, watch
-    from rdfia_cli.commands.train import cost_of
+    from rdfia_cli.commands.running import cost_of
     from rdfia_cli.experiment import plan_experiment
 
     with display(quiet=quiet) as show:
@@ -103,7 +105,7 @@ def _cost(config: RunConfig, *, quiet: bool) -> Mapping[str, int]:
 
 def _train(config: RunConfig, flags: Mapping[str, Any]) -> Mapping[str, Any]:
     """The result of a run, or what went wrong with it."""
-    from rdfia_cli.commands.train import complete
+    from rdfia_cli.commands.running import complete
 
     try:
         return complete(config, quiet=flags["quiet"])

@@ -28,10 +28,12 @@ def run(flags: Mapping[str, Any]) -> None:
     from rdfia_cli.config import resolve_component, resolve_device
     from rdfia_cli.report.figure import picture_path
     from rdfia_cli.run import load_config
+    from rdfia_cli.sweep.mistaken import refuse_sweep
 
     plot = flags["plot"] and picture_path(flags["plot"])
     attention = flags["attention"] and picture_path(flags["attention"])
     folder = Path(flags["run"])
+    refuse_sweep(folder)
     config = load_config(folder)
     data = flags["data"] and resolve_component("data", flags["data"], "--data")
     if flags["device"]:
@@ -39,14 +41,14 @@ def run(flags: Mapping[str, Any]) -> None:
         config = config.model_copy(update={"device": device})
 
     from rdfia_cli.commands.progress import display, watch
-    from rdfia_cli.evaluation import evaluate
+    from rdfia_cli.evaluation import describe_evaluation, evaluate
 
     with display(quiet=flags["quiet"]) as show:
         look_at = EXAMPLES_LOOKED_AT if attention else 0
         found = watch(evaluate(folder, config, split, data, look_at), show)
     for text in found.warnings:
         console.warn(text)
-    result = describe(folder, found)
+    result = describe_evaluation(folder, found)
     if plot:
         from rdfia_cli.report.confusion import draw_evaluation
 
@@ -86,42 +88,6 @@ def attention_picture(
         rollout=maps.rollout.numpy(),
         positions=None if maps.positions is None else maps.positions.numpy(),
     )
-
-
-def describe(folder: Path, found: Evaluation) -> dict[str, Any]:
-    """The object `rdfia.result/1` of an evaluation: one split is measured, the others are null."""
-    from rdfia_cli.config import spec_text
-
-    measures, config = found.measures, found.config
-    summary = {"loss": measures.loss, "accuracy": measures.accuracy, "top5": measures.top5}
-    confusion = measures.confusion
-    return {
-        "schema": "rdfia.result/1",
-        "command": "eval",
-        "run": str(folder),
-        "model": spec_text("model", config.model),
-        "data": spec_text("data", config.data),
-        "seed": config.seed,
-        "epochs": found.epoch,
-        "parameters": found.parameters,
-        "split": found.split,
-        "examples": found.examples,
-        **{split: summary if split == found.split else None for split in reversed(SPLITS)},
-        "best": None,
-        "seconds": found.seconds,
-        "images_per_second": found.examples / found.seconds,
-        "calibration_error": measures.calibration_error,
-        "classes": [
-            {"name": name, "examples": sum(row), "accuracy": accuracy}
-            for name, row, accuracy in zip(
-                found.classes, confusion, measures.per_class, strict=True
-            )
-        ],
-        "confusion": confusion,
-        "precision": found.precision,
-        "device": found.device,
-        "weights_sha256": found.weights_sha256,
-    }
 
 
 def _print_tables(result: Mapping[str, Any]) -> None:

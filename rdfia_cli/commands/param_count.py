@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
@@ -12,9 +11,7 @@ from rdfia_cli.errors import GateError, UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rdfia_cli.analysis.explain import Explanation
-    from rdfia_cli.analysis.parameters import Costs, Layer
-    from rdfia_cli.analysis.subject import Request, Subject
+    from rdfia_cli.analysis.subject import Request
     from rdfia_cli.spec import InputSpec
 
 CONVENTIONS = ("macs", "fvcore")
@@ -81,6 +78,7 @@ def _count(
 ) -> Mapping[str, Any]:
     """Count one model, print what there is to print of it, and return the object that says it."""
     from rdfia_cli.analysis.explain import explain
+    from rdfia_cli.analysis.objects import describe_costs
     from rdfia_cli.analysis.parameters import measure
     from rdfia_cli.analysis.subject import build
 
@@ -89,16 +87,13 @@ def _count(
     subject = build(asked)
     if subject.is_scripted():
         console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
+    how = {"batch": flags["batch"], "convention": flags["convention"]}
     with subject.naming():
-        costs = measure(
-            subject.model,
-            subject.input,
-            batch=flags["batch"],
-            convention=flags["convention"],
-            realise=subject.realise,
-        )
+        costs = measure(subject.model, subject.input, realise=subject.realise, **how)
     explanations = list(explain(subject.model, costs)) if flags["explain"] else None
-    content = describe(subject, costs, flags, explanations, images)
+    content = describe_costs(
+        subject, costs, depth=flags["depth"], explanations=explanations, images=images, **how
+    )
     if flags["json"]:
         console.print_json(content)
     elif show:
@@ -112,63 +107,6 @@ def _count(
     if costs.uncounted:
         console.warn(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
     return content
-
-
-def describe(
-    subject: Subject,
-    costs: Costs,
-    flags: Mapping[str, Any],
-    explanations: Sequence[Explanation] | None = None,
-    images: int | None = None,
-) -> dict[str, Any]:
-    """The object `rdfia.parameters/1`; its layers are each without those below, and add up."""
-    from rdfia_cli.analysis.memory import estimate_memory
-    from rdfia_cli.analysis.parameters import fold
-
-    total = costs.total
-    content: dict[str, Any] = {
-        "schema": "rdfia.parameters/1",
-        "model": subject.label,
-        "input": list(subject.input.shape),
-        "classes": subject.input.classes,
-        "batch": flags["batch"],
-        "convention": flags["convention"],
-        **_figures(total),
-        "layers": [_describe_layer(layer) for layer in fold(costs, flags["depth"])],
-        "uncounted": dict(costs.uncounted),
-        "memory": {name: asdict(memory) for name, memory in estimate_memory(costs).items()},
-    }
-    if images is not None:
-        content |= {"images": images, "weights_per_image": total.weights / images}
-    if explanations is not None:
-        content["explanations"] = [
-            {**asdict(explanation), "layer": explanation.layer.name} for explanation in explanations
-        ]
-    return content
-
-
-def _figures(layer: Layer) -> dict[str, int]:
-    return {
-        "parameters": layer.parameters,
-        "weights": layer.weights,
-        "biases": layer.biases,
-        "trainable": layer.trainable,
-        "buffers": layer.buffers,
-        "macs": layer.macs,
-        "flops": layer.flops,
-        "activations": layer.activations,
-    }
-
-
-def _describe_layer(layer: Layer) -> dict[str, Any]:
-    shapes = [list(shape) for shape in layer.outputs]
-    return {
-        "name": layer.name,
-        "type": layer.type,
-        "output": shapes[0] if len(shapes) == 1 else shapes or None,
-        **_figures(layer),
-        "shared": layer.shared,
-    }
 
 
 def _limit(key: str, flags: Mapping[str, Any]) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import datetime
 import importlib.util
 import keyword
@@ -68,7 +70,7 @@ def _names(name: str, kind: str) -> Mapping[str, str]:
     """What the templates are filled with.
 
     Raises:
-        UsageError: no distribution or module can be called so, or the name is taken.
+        UsageError: no distribution, module or function can be called so, or the name is taken.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
@@ -85,6 +87,11 @@ def _names(name: str, kind: str) -> Mapping[str, str]:
             )
     if package in sys.stdlib_module_names or importlib.util.find_spec(package) is not None:
         raise UsageError(f"a module '{package}' is installed already", "choose another name")
+    if component.startswith("test") or component in _taken_names(kind):
+        raise UsageError(
+            f"a function '{component}' would be taken for another one in its module or its test",
+            "choose another name, such as rdfia-tiny",
+        )
     group = f"{kind}s"
     if registry.claimants(group, component):
         owner = registry.claimants(group, component)[0].distribution
@@ -100,6 +107,26 @@ def _names(name: str, kind: str) -> Mapping[str, str]:
         "bounds": _bounds(),
         "year": str(datetime.datetime.now(datetime.UTC).year),
     }
+
+
+def _taken_names(kind: str) -> frozenset[str]:
+    """The names of Python's own and of the templates' code, which a component must not hide."""
+    blank = {"component": "_", "package": "_", "distribution": "_", "kind": "_"}
+    found = set(dir(builtins))
+    for source in (f"{kind}.py", f"test_{kind}.py"):
+        for node in ast.walk(ast.parse(_fill(source, blank))):
+            match node:
+                case (
+                    ast.Name(id=name)
+                    | ast.arg(arg=name)
+                    | ast.alias(name=name)
+                    | ast.FunctionDef(name=name)
+                    | ast.ClassDef(name=name)
+                ):
+                    found.add(name)
+                case _:
+                    pass
+    return frozenset(found)
 
 
 def _bounds() -> str:

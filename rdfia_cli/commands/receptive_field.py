@@ -11,7 +11,7 @@ from rdfia_cli.errors import RdfiaError, UsageError, count, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rdfia_cli.analysis.layers import Analysis, Layer
+    from rdfia_cli.analysis.layers import Layer
     from rdfia_cli.analysis.subject import Request, Subject
     from rdfia_cli.analysis.verification import Verdict
 
@@ -46,6 +46,7 @@ def _report(
         What the verification refuted, already said.
     """
     from rdfia_cli.analysis.layers import analyse
+    from rdfia_cli.analysis.objects import describe_fields
     from rdfia_cli.analysis.subject import build
 
     for text in asked.warnings:
@@ -59,7 +60,7 @@ def _report(
         )
     layers = choose_layers(analysis.layers, flags["layer"] or ())
     _refuse_position(position, layers)
-    content = describe(subject, analysis, layers, position)
+    content = describe_fields(subject, analysis, layers, position)
     verdicts = _verify(asked, subject, quiet=flags["quiet"]) if flags["verify"] else ()
     if flags["verify"]:
         content["verified"] = _describe_verdicts(verdicts)
@@ -111,7 +112,9 @@ def _refuse_position(position: tuple[int, int] | None, layers: Sequence[Layer]) 
     Raises:
         UsageError: there is none.
     """
-    if position is None or any(_has(layer, position) for layer in layers):
+    from rdfia_cli.analysis.objects import has_position
+
+    if position is None or any(has_position(layer, position) for layer in layers):
         return
     sizes = [layer.positions for layer in layers if layer.positions]
     if not sizes:
@@ -121,63 +124,6 @@ def _refuse_position(position: tuple[int, int] | None, layers: Sequence[Layer]) 
         f"--position {position[0]},{position[1]} lies outside every layer",
         f"the largest has positions 0,0 to {height - 1},{width - 1}",
     )
-
-
-def _has(layer: Layer, position: tuple[int, int]) -> bool:
-    size = layer.positions
-    return size is not None and position[0] < size[0] and position[1] < size[1]
-
-
-def describe(
-    subject: Subject,
-    analysis: Analysis,
-    layers: Sequence[Layer],
-    position: tuple[int, int] | None = None,
-) -> dict[str, Any]:
-    """The object `rdfia.receptive-field/1`."""
-    return {
-        "schema": "rdfia.receptive-field/1",
-        "command": "receptive-field",
-        "model": subject.label,
-        "input": list(subject.input.shape),
-        "layers": [_describe_layer(layer, position) for layer in layers],
-        "exact": not any(layer.approximations for layer in layers),
-        "canvas": list(analysis.canvas),
-        "fixed_size": analysis.is_fixed,
-    }
-
-
-def _describe_layer(layer: Layer, position: tuple[int, int] | None) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "name": layer.name,
-        "type": layer.kind,
-        "call": layer.call,
-        "output": list(layer.output),
-        "size": [layer.rows.size, layer.columns.size],
-        "stride": [_whole(layer.rows.stride), _whole(layer.columns.stride)],
-        "padding": [_whole(layer.rows.padding), _whole(layer.columns.padding)],
-        "global": layer.is_global,
-        "varies": layer.varies,
-        "exact": not layer.approximations,
-        "share": layer.share,
-        "cut": layer.is_cut,
-        "leaf": layer.is_leaf,
-        "range": {"smallest": list(layer.smallest), "largest": list(layer.largest)},
-        "approximations": list(layer.approximations),
-    }
-    if position is not None:
-        seen = layer.seen.at(*position) if _has(layer, position) else None
-        content |= {
-            "position": list(position) if _has(layer, position) else None,
-            "rows": list(seen[0]) if seen else None,
-            "columns": list(seen[1]) if seen else None,
-        }
-    return content
-
-
-def _whole(number: float) -> float:
-    """An integer where it is one."""
-    return int(number) if number == int(number) else number
 
 
 def _verify(asked: Request, subject: Subject, *, quiet: bool) -> tuple[Verdict, ...]:

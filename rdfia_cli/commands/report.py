@@ -74,10 +74,13 @@ def _kind(folders: Sequence[Path]) -> str:
     """What is reported on: `run`, `comparison` or `sweep`.
 
     Raises:
-        UsageError: a sweep among others, or a folder twice.
+        UsageError: a sweep among others or one that has not ended, or a folder twice.
     """
     from rdfia_cli.report.sweep_record import SWEEP
+    from rdfia_cli.sweep.mistaken import refuse_unfinished_sweep
 
+    for folder in folders:
+        refuse_unfinished_sweep(folder)
     sweeps = [folder for folder in folders if (folder / SWEEP).is_file()]
     if sweeps and len(folders) > 1:
         raise UsageError(f"'{sweeps[0]}' is a sweep, among others", "report on it alone")
@@ -200,20 +203,19 @@ def _costs(
 ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """What the model's layers cost and see: `rdfia.parameters/1` and `rdfia.receptive-field/1`."""
     from rdfia_cli.analysis.layers import analyse
+    from rdfia_cli.analysis.objects import describe_costs, describe_fields
     from rdfia_cli.analysis.parameters import measure
     from rdfia_cli.analysis.subject import build, request
-    from rdfia_cli.commands import param_count, receptive_field
 
     try:
         subject = build(request(str(record.folder.resolve())))
         with subject.naming():
             costs = measure(subject.model, subject.input, realise=subject.realise)
-        how = {"batch": 1, "convention": "macs", "depth": None}
-        parameters = param_count.describe(subject, costs, how)
+        parameters = describe_costs(subject, costs)
         if len(subject.input.shape) != 3:
             return parameters, None
         analysis = analyse(subject.model, subject.input.shape)
-        return parameters, receptive_field.describe(subject, analysis, analysis.layers)
+        return parameters, describe_fields(subject, analysis, analysis.layers)
     except RdfiaError as error:
         notes.append(f"'{record.folder}': its layers are not counted: {error.fact}")
         return None, None
@@ -226,10 +228,11 @@ def _findings(
     fields: Mapping[str, Any] | None,
 ) -> Findings:
     """What was seen, as plain numbers and arrays."""
-    from rdfia_cli.commands.eval import attention_picture, describe
+    from rdfia_cli.commands.eval import attention_picture
+    from rdfia_cli.evaluation import describe_evaluation
     from rdfia_cli.report.model_sections import Bin, Findings, Wrong
 
-    result = describe(folder, seen.evaluation)
+    result = describe_evaluation(folder, seen.evaluation)
     names = seen.evaluation.classes
     wrong = seen.mistakes
     return Findings(

@@ -159,7 +159,7 @@ def _train(
     Raises:
         RdfiaError: it failed, or `if_exists` leaves it unfinished.
     """
-    from rdfia_cli.commands.train import complete
+    from rdfia_cli.commands.running import complete
     from rdfia_cli.config import resolve
     from rdfia_cli.report.again import command_line
     from rdfia_cli.run import METRICS, read_lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import re
 import signal
 import time
@@ -11,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rdfia_cli import console
 from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, count, nearest
 from rdfia_cli.machine import processors
+from rdfia_cli.spec import brief
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Container, Generator, Mapping, Sequence
     from pathlib import Path
 
     from rdfia_cli.sweep.campaign import Execution, Pool
@@ -40,17 +43,18 @@ def run(flags: Mapping[str, Any]) -> int:
     execution = _execution(flags)
     question = ask(_sources(flags), flags)
     if flags["dry_run"]:
-        _print_lines(question, execution)
+        _print_lines(question, execution, as_json=flags["json"])
         return 0
     _refuse_shared_search(question, execution)
-    _execute(question, execution, flags)
-    return _report(question, flags, time.monotonic() - began)
+    told = _execute(question, execution, flags)
+    return _report(question, flags, time.monotonic() - began, told)
 
 
 def _sources(flags: Mapping[str, Any]) -> Any:
-    from rdfia_cli.commands.train import sources
+    from rdfia_cli.sources import sources_of
 
-    return sources({k: v for k, v in flags.items() if k not in SWEEP_FLAGS | {"out"}})
+    settings = {k: v for k, v in flags.items() if k not in SWEEP_FLAGS | {"out"}}
+    return sources_of(settings, os.environ)
 
 
 def _execution(flags: Mapping[str, Any]) -> Execution:
@@ -92,8 +96,9 @@ def _refuse_shared_search(question: Question, execution: Execution) -> None:
         )
 
 
-def _print_lines(question: Question, execution: Execution) -> None:
-    """Print a line of shell for each trial."""
+def _print_lines(question: Question, execution: Execution, *, as_json: bool) -> None:
+    """Print a line of shell for each trial, or all in an object `rdfia.sweep-plan/1`."""
+    from rdfia_cli.spec import typed_value
     from rdfia_cli.sweep.question import command_line
     from rdfia_cli.sweep.search import propose
 
@@ -103,22 +108,44 @@ def _print_lines(question: Question, execution: Execution) -> None:
             "use --sampler random or grid with --dry-run",
         )
     numbers = [n for n in range(question.search.trials) if execution.has(n)]
-    trials = [question.trial(number, propose(question.search, number)) for number in numbers]
-    for trial in trials:
-        console.print_result(command_line(trial))
+    settings = {number: propose(question.search, number) for number in numbers}
+    trials = [question.trial(number, settings[number]) for number in numbers]
+    if not as_json:
+        for trial in trials:
+            console.print_result(command_line(trial))
+        return
+    console.print_json(
+        {
+            "schema": "rdfia.sweep-plan/1",
+            "command": "sweep",
+            "sweep": str(question.folder),
+            "trials": [
+                {
+                    "number": trial.number,
+                    "parameters": {k: typed_value(v) for k, v in settings[trial.number].items()},
+                    "run": str(trial.folder),
+                    "line": command_line(trial),
+                }
+                for trial in trials
+            ],
+        }
+    )
 
 
-def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> None:
+def _execute(question: Question, execution: Execution, flags: Mapping[str, Any]) -> set[int]:
+    """Execute what is left; returns the trials whose failure was told meanwhile."""
     from rdfia_cli.commands.sweep_progress import display
     from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
     from rdfia_cli.sweep.ledger import LEDGER
+    from rdfia_cli.sweep.trial import TrialFailed
 
     planned = plan(question)
     # A cluster that cannot be reached leaves nothing behind.
     begins = flags["backend"] == "ray" and not (question.folder / LEDGER).exists()
     ledger = None if begins else open_ledger(question)
+    told: set[int] = set()
     if ledger is not None and _complete(question, execution, ledger):
-        return
+        return told
     with (
         _workers(question, flags) as pool,
         display(question, execution, quiet=flags["quiet"]) as show,
@@ -126,6 +153,9 @@ def _execute(question: Question, execution: Execution, flags: Mapping[str, Any])
         ledger = ledger or open_ledger(question)
         for event in run_campaign(question, execution, ledger, pool, planned):
             show(event)
+            if isinstance(event, TrialFailed):
+                told.add(event.number)
+    return told
 
 
 def _complete(question: Question, execution: Execution, ledger: Ledger) -> bool:
@@ -160,6 +190,8 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
         logs = question.folder / "workers"
         pool = Workers(workers, logs, threads_of_each(workers), memory, flags["timeout"])
         pool.warm_up()
+        # The pictures at the end need it; now the workers are importing torch anyway.
+        importlib.import_module("matplotlib.backends.backend_agg")
     try:
         yield pool
     except (KeyboardInterrupt, console.Terminated) as error:
@@ -204,11 +236,17 @@ def conclude(
         return content, draw_sweep(folder)
 
 
-def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int:
+def _report(
+    question: Question, flags: Mapping[str, Any], seconds: float, told: Container[int]
+) -> int:
     """Write and print what was found, and return the exit code."""
-    from rdfia_cli.sweep.outcome import explain_unranked, rank
+    from rdfia_cli.ranking import rank
+    from rdfia_cli.sweep.outcome import explain_unranked
 
     content, drawn = conclude(question, flags["backend"], seconds)
+    if (kept := len(content["trials"]) - question.search.trials) > 0:
+        asked = f"more than the {question.search.trials} of --trials"
+        console.say(f"{count(kept, 'trial')} {asked} ended before and stay in the result")
     if (reason := explain_unranked(content["trials"])) is not None:
         console.warn(reason)
     if flags["json"]:
@@ -217,7 +255,7 @@ def _report(question: Question, flags: Mapping[str, Any], seconds: float) -> int
         _print_ranking(content, rank(content["trials"]))
         if not flags["quiet"]:
             _say_where(question.folder, drawn, content)
-    return _refuse_failures(content, question.folder)
+    return _refuse_failures(content, question.folder, told)
 
 
 def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any]]) -> None:
@@ -225,7 +263,7 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
     rows = [
         (
             str(trial["number"]),
-            *(_shown(trial["parameters"].get(key)) for key in keys),
+            *(brief(trial["parameters"].get(key)) for key in keys),
             f"{trial['validation_accuracy']:.4f}",
             f"{trial['test_accuracy']:.4f}",
             f"{trial['seconds']:.1f}",
@@ -234,10 +272,14 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
     ]
     states = [trial["state"] for trial in content["trials"]]
     tally = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states)))
+    told = f"{count(len(states), 'trial')}: {tally}"
+    if not rows:
+        console.print_result(f"{told}; none has a rank")
+        return
     console.print_table(
         ("trial", *keys, "validation", "test", "seconds"),
         rows,
-        title=f"{count(len(states), 'trial')}: {tally}; the best by accuracy on validation",
+        title=f"{told}; the best by accuracy on validation",
     )
     if len(content["importances"]) > 1:
         console.print_result("")
@@ -247,29 +289,32 @@ def _print_ranking(content: Mapping[str, Any], ranked: Sequence[Mapping[str, Any
         )
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _say_where(folder: Path, drawn: Sequence[Path], content: Mapping[str, Any]) -> None:
-    console.say(f"all trials  {folder / 'trials.csv'}")
+    from rdfia_cli.sweep.outcome import TABLE
+
+    console.say(f"all trials  {folder / TABLE}")
     console.say(f"pictures    {', '.join(str(path) for path in drawn)}")
     if content["best"]:
         console.say(f"the best    rdfia eval {content['best']['run']}")
 
 
-def _refuse_failures(content: Mapping[str, Any], folder: Path) -> int:
-    """Say which trials failed, in words alone since stdout has the object; the exit code."""
+def _refuse_failures(content: Mapping[str, Any], folder: Path, told: Container[int]) -> int:
+    """Say which trials failed, in words alone since stdout has the object; the exit code.
+
+    Those of which it was told already are in the count alone.
+    """
+    from rdfia_cli.sweep.outcome import TABLE
+
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     for trial in failed:
+        if trial["number"] in told:
+            continue
         console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
     if not failed:
         return 0
     error = TrialsFailedError(
         f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
-        f"see '{folder / 'trials.csv'}'; --retry-failed tries them again",
+        f"see '{folder / TABLE}'; --retry-failed tries them again",
     )
     console.report(error, as_json=False)
     return error.exit_code

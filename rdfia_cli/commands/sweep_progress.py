@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import count
+from rdfia_cli.spec import brief, typed_value
 from rdfia_cli.sweep.campaign import CampaignEvent, Planned
 from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
-    Trial,
     TrialEpoch,
     TrialFailed,
     TrialFinished,
@@ -40,7 +40,7 @@ class Standing:
     Attributes:
         wanted: how many trials this process may execute.
         keys: the settings that vary.
-        trials: those known by now.
+        given: what varies of each trial known by now, as it was written.
         ended: how many ended, those of earlier calls included.
         failed: how many of them failed.
         running: the newest epoch of each trial under way; None before its first.
@@ -51,7 +51,7 @@ class Standing:
 
     wanted: int
     keys: list[str]
-    trials: dict[int, Trial] = field(default_factory=dict[int, Trial])
+    given: dict[int, Mapping[str, str]] = field(default_factory=dict[int, "Mapping[str, str]"])
     ended: int = 0
     failed: int = 0
     running: dict[int, TrialEpoch | None] = field(default_factory=dict[int, "TrialEpoch | None"])
@@ -62,10 +62,12 @@ class Standing:
     def note(self, event: CampaignEvent) -> None:
         """Take note of an event."""
         if isinstance(event, Planned):
-            self.trials.update(event.trials)
+            self.given.update(event.settings)
             self.ended = max(self.ended, event.ended)
             if self.ended_before is None:
                 self.ended_before = self.ended
+            if event.best is not None:
+                self._note_score(*event.best)
         elif isinstance(event, TrialStarted):
             self.running.setdefault(event.number, None)
         elif isinstance(event, TrialEpoch):
@@ -75,14 +77,18 @@ class Standing:
             self.ended += 1
             self.failed += isinstance(event, TrialFailed)
             if isinstance(event, TrialFinished) and event.result["validation"]:
-                accuracy = event.result["validation"]["accuracy"]
-                if self.best is None or accuracy > self.best[1]:
-                    self.best = event.number, accuracy
+                self._note_score(event.number, event.result["validation"]["accuracy"])
         elif isinstance(event, EndedElsewhere):
             self.ended += 1
             self.failed += event.state == "failed"
+            if event.accuracy is not None:
+                self._note_score(event.number, event.accuracy)
         elif isinstance(event, Retried):
             self.running.pop(event.number, None)
+
+    def _note_score(self, number: int, accuracy: float) -> None:
+        if self.best is None or accuracy > self.best[1]:
+            self.best = number, accuracy
 
     @property
     def progress(self) -> float:
@@ -99,22 +105,14 @@ class Standing:
 
     def settings(self, number: int) -> str:
         """The settings of a trial that vary, as text."""
-        trial = self.trials.get(number)
-        if trial is None:
-            return ""
-        flat = flatten(trial)
-        return " ".join(f"{key}={_short(flat.get(key))}" for key in self.keys)
+        given = self.given.get(number, {})
+        return " ".join(f"{key}={_short(given[key])}" for key in self.keys if key in given)
 
 
-def flatten(trial: Trial) -> Mapping[str, Any]:
-    """Every setting of a trial by its dotted key."""
-    from rdfia_cli.config import Resolved
-
-    return Resolved(trial.config, {}).values()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(text: str) -> str:
+    """A value in few letters where it is a number with many, else as it was written."""
+    value = typed_value(text)
+    return brief(value) if isinstance(value, float) else text
 
 
 @contextlib.contextmanager
@@ -153,8 +151,9 @@ def _lines(standing: Standing) -> Callable[[CampaignEvent], None]:
     """A line for each trial that ends."""
 
     def show(event: CampaignEvent) -> None:
+        first = standing.ended_before is None
         standing.note(event)
-        if isinstance(event, Planned) and standing.ended_before:
+        if first and standing.ended_before:
             console.say(f"{count(standing.ended_before, 'trial')} ended before")
         if (line := _line(standing, event)) is not None:
             console.say(line)

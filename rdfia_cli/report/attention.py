@@ -97,7 +97,21 @@ def _draw_image(axes: Axes, image: NDArray[np.float32]) -> None:
 
 
 def _draw_positions(axes: Axes, positions: NDArray[np.float32]) -> None:
-    """Every small map in its patch's place, with a gap between two."""
+    shown = axes.imshow(lay_out_positions(positions), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set(xticks=[], yticks=[], title="how alike the positions of the patches are")
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    bar.set_label("cosine similarity")
+
+
+def lay_out_positions(positions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every patch's map of similarities in its place, with a gap of NaN between two.
+
+    Args:
+        positions: (rows, columns, rows, columns).
+
+    Returns:
+        (height, width) of all maps beside one another.
+    """
     import numpy as np
 
     height, width = positions.shape[:2]
@@ -107,7 +121,4 @@ def _draw_positions(axes: Axes, positions: NDArray[np.float32]) -> None:
     for row, column in np.ndindex(height, width):
         top, left = row * tall, column * wide
         canvas[top : top + height, left : left + width] = positions[row, column]
-    shown = axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set(xticks=[], yticks=[], title="how alike the positions of the patches are")
-    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.8)
-    bar.set_label("cosine similarity")
+    return canvas

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli.report.colours import BLACK, CURVES
 from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEADING = ("model", "accuracy", "parameters", "MACs", "images/s", "seconds")
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (*CURVES, BLACK)
 MARKERS = "osD^vP*"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli.report.colours import BLUE, VERMILION
 from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def _draw_accuracies(axes: Axes, result: Mapping[str, Any]) -> None:
     names = [drawable(entry["name"]) for entry in result["classes"]]
     accuracies = [entry["accuracy"] for entry in result["classes"]]
     mean = result[result["split"]]["accuracy"]
-    axes.barh(range(len(names)), accuracies, color="#0072B2")
-    axes.axvline(mean, color="#D55E00", linewidth=1)
+    axes.barh(range(len(names)), accuracies, color=BLUE)
+    axes.axvline(mean, color=VERMILION, linewidth=1)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"accuracy of each class; all: {mean:.4f}")

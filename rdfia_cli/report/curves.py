@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.figure import PICTURES, drawable, styled, write_figure
+from rdfia_cli.report.colours import BLUE, CURVES, GREEN, VERMILION, YELLOW
+from rdfia_cli.report.figure import PICTURES, drawable, margins, styled, write_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPLITS = ("train", "validation", "test")
-# The palette of Okabe and Ito (2008), told apart by colour-blind readers too.
-COLOURS: Mapping[str, str] = {"train": "#0072B2", "validation": "#009E73", "test": "#D55E00"}
-CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+COLOURS: Mapping[str, str] = {"train": BLUE, "validation": GREEN, "test": VERMILION}
+CLASS_COLOURS = (*CURVES, YELLOW)
 PANEL_INCHES = (5.0, 4.0)
 
 
@@ -38,8 +38,8 @@ def _draw(epochs: Sequence[Mapping[str, Any]], decision: Mapping[str, Any] | Non
 
     panels = 2 if decision is None else 3
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(panels * width, height), layout="constrained")
-    axes: Sequence[Axes] = figure.subplots(1, panels)
+    figure = Figure(figsize=(panels * width, height))
+    axes: Sequence[Axes] = figure.subplots(1, panels, gridspec_kw=margins(panels * width, height))
     _draw_measure(axes[0], epochs, "accuracy", "accuracy")
     _draw_measure(axes[1], epochs, "loss", "cross-entropy (nats)")
     axes[1].set_ylim(bottom=0)

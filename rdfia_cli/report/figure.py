@@ -13,10 +13,13 @@ from rdfia_cli.errors import UsageError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg")
 DOTS_PER_INCH = 150
+FEW_DECADES = 2
+"""Below so many, an axis by logarithms has labels between the powers of ten."""
 
 
 def picture_path(text: str) -> Path:
@@ -70,6 +73,36 @@ def text_width(text: str, size: float) -> float:
         font.set_text(line, 0)
         widths.append(font.get_width_height()[0] / 64 / fineness)
     return max(widths)
+
+
+def margins(width: float, height: float) -> dict[str, float]:
+    """Room for the labels around panels of curves in a row, sizes of the figure in inches.
+
+    Measuring the labels instead takes longer than drawing the curves.
+    """
+    return {
+        "left": 0.65 / width,
+        "right": 1 - 0.1 / width,
+        "bottom": 0.52 / height,
+        "top": 1 - 0.12 / height,
+        "wspace": 0.18,
+    }
+
+
+def label_decades(axis: Axis) -> None:
+    """Label an axis, whose limits are set, by logarithms: 0.01 rather than a power of ten.
+
+    The powers would be set as formulas, which takes longer than all else in a picture.
+    """
+    from math import floor, log10
+
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    if floor(log10(high)) - floor(log10(low)) < FEW_DECADES:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def write_figure(figure: Figure, path: Path) -> None:

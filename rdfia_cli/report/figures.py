@@ -21,6 +21,9 @@ LAST_EPOCHS = 10
 EARLY_EPOCH = 3
 """The epoch at which one figure is ahead of another that learns slower."""
 
+HOLDS: Mapping[bool | None, str] = {True: "holds", False: "does not hold", None: "not compared"}
+"""Whether a statement and the numbers agree, in words."""
+
 
 @dataclass(frozen=True)
 class Curve:

@@ -272,24 +272,16 @@ def attention(content: AttentionPicture) -> Section:
 
 
 def _positions(positions: NDArray[np.float32]) -> Markup:
-    """Every patch's map of similarities in its place, with a gap between two."""
-    import numpy as np
-
+    from rdfia_cli.report.attention import lay_out_positions
     from rdfia_cli.report.pictures import signed_uri
 
-    rows, columns = positions.shape[:2]
-    gap = max(1, min(rows, columns) // 7)
-    canvas = np.full((rows * (rows + gap) - gap, columns * (columns + gap) - gap), np.nan)
-    for row, column in np.ndindex(rows, columns):
-        top, left = row * (rows + gap), column * (columns + gap)
-        canvas[top : top + rows, left : left + columns] = positions[row, column]
     about = "cosine similarity of the position embeddings of the patches"
     return page.join(
         page.prose(
             "The small map at a patch's place shows the cosine similarity of its position to every "
             "other's: vermilion alike, blue opposite, blank unrelated."
         ),
-        page.picture(signed_uri(canvas.astype(np.float32)), about),
+        page.picture(signed_uri(lay_out_positions(positions)), about),
     )
 
 

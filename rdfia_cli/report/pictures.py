@@ -6,22 +6,31 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
+from rdfia_cli.report.colours import BLUE, VERMILION, red_green_blue
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 LONGEST_SIDE = 96
 """Pixels to which a larger image is brought, so that a page stays small."""
-POSITIVE, NEGATIVE, LOOKED_AT = (213, 94, 0), (0, 114, 178), (255, 150, 30)
-"""Vermilion and blue of Okabe and Ito, and an orange that shows on black and on white."""
+POSITIVE, NEGATIVE = red_green_blue(VERMILION), red_green_blue(BLUE)
+LOOKED_AT = (255, 150, 30)
+"""An orange that shows on black and on white."""
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
     """Pixels (H, W), (H, W, 3) or with alpha (H, W, 4) as `data:image/png;base64,...`."""
     from PIL import Image
 
+    return png_uri(Image.fromarray(pixels))
+
+
+def png_uri(image: Image) -> str:
+    """A picture as `data:image/png;base64,...`."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png", optimize=True)
+    image.save(content, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 

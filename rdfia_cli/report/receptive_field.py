@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli.report.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from rdfia_cli.report.figure import drawable, styled, write_figure
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INCHES = 2.6
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Okabe and Ito's colours, which most colour-blind people can tell apart."""
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
+"""Those of the boxes, from the first layer to the last."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ def _outline(axes: Axes, box: Box, colour: str) -> None:
 
 def _draw_growth(axes: Axes, growth: Sequence[Depth]) -> None:
     for is_global, colour, label in (
-        (False, COLOURS[0], "one size everywhere"),
-        (True, COLOURS[5], "global"),
+        (False, BLUE, "one size everywhere"),
+        (True, VERMILION, "global"),
     ):
         places = [i for i, layer in enumerate(growth) if layer.is_global == is_global]
         if places:
@@ -162,7 +163,7 @@ def _draw_heat(axes: Axes, heat: Heat) -> None:
 
     # The root shows the tail, which holds most of the area and little of the mass.
     axes.imshow(np.sqrt(heat.mass), cmap="magma", interpolation="nearest")
-    _outline(axes, heat.box, COLOURS[4])
+    _outline(axes, heat.box, SKY)
     _frame(axes, (), *heat.mass.shape)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rdfia_cli import __version__
 from rdfia_cli.errors import count
 from rdfia_cli.report.chart import Group, Series, Switch
+from rdfia_cli.report.figures import HOLDS
 from rdfia_cli.report.page import (
     Cell,
     Figure,
@@ -25,6 +24,7 @@ from rdfia_cli.report.page import (
     prose,
     table,
 )
+from rdfia_cli.report.pictures import png_uri
 from rdfia_cli.report.run_sections import COLOURS, REPORT, measure_chart
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-HOLDS = {True: "holds", False: "does not hold", None: "not compared"}
 SPLITS = ("train", "test")
 WIDEST = 1400
 """Pixels of a picture in the page."""
@@ -184,7 +183,4 @@ def _embed(path: Path) -> str:
     with Image.open(path) as image:
         if image.width > WIDEST:
             image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
-        small = image.convert("RGB").quantize(128)
-        content = io.BytesIO()
-        small.save(content, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+        return png_uri(image.convert("RGB").quantize(128))

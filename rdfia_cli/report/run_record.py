@@ -58,12 +58,7 @@ class RunRecord:
     @property
     def best(self) -> Line | None:
         """The epoch of the highest validation accuracy and, at an equal one, of the lowest loss."""
-        scored = [line for line in self.epochs if "validation" in line]
-        return max(
-            scored,
-            key=lambda line: (line["validation"]["accuracy"], -line["validation"]["loss"]),
-            default=None,
-        )
+        return run.best_epoch(self.epochs)
 
     @property
     def kept(self) -> Line | None:

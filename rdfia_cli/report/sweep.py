@@ -6,14 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.figure import drawable, styled, write_figure
-from rdfia_cli.spec import typed_value, value_text
+from rdfia_cli.report.figure import drawable, label_decades, margins, styled, write_figure
+from rdfia_cli.spec import brief, typed_value, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 CURVES, SETTINGS, MAP = "curves.png", "settings.png", "map.png"
@@ -32,7 +33,11 @@ def draw_sweep(folder: Path) -> list[Path]:
     accuracy on validation, and `map.png` the accuracy over two settings where exactly two varied.
     """
     content = json.loads((folder / "sweep.json").read_bytes())
-    finished = [t for t in content["trials"] if t["validation_accuracy"] is not None]
+    finished = [
+        t
+        for t in content["trials"]
+        if t["state"] == "finished" and t["validation_accuracy"] is not None
+    ]
     varied = [d for d in content["space"] if len({str(_value(t, d)) for t in finished}) > 1]
     with styled(10):
         figures = {CURVES: _draw_curves(content)}
@@ -56,8 +61,8 @@ def _draw_curves(content: Mapping[str, Any]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(2 * width, height), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(2 * width, height))
+    left, right = figure.subplots(1, 2, gridspec_kw=margins(2 * width, height))
     best = content["best"]["number"] if content["best"] else None
     trials = sorted(content["trials"], key=lambda t: t["validation_accuracy"] or 0)
     for place, trial in enumerate(trials):
@@ -66,6 +71,7 @@ def _draw_curves(content: Mapping[str, Any]) -> Figure:
         chosen = trial["number"] == best
         colour = BEST_COLOUR if chosen else colormaps[SCALE](place / max(1, len(trials)))
         style = {"color": colour, "linewidth": 2 if chosen else 0.9, "alpha": 1 if chosen else 0.6}
+        style["zorder"] = 3 if chosen else 2
         label = drawable(f"best: {_settings_text(trial)}") if chosen else None
         marker = "o" if len(epochs) == 1 else None
         for axes, measure in ((left, "accuracy"), (right, "loss")):
@@ -101,12 +107,12 @@ def _epochs(folder: str) -> list[dict[str, Any]]:
 
 
 def _settings_text(trial: Mapping[str, Any]) -> str:
-    parts = [f"{key.rpartition('.')[2]}={_short(v)}" for key, v in trial["parameters"].items()]
+    parts = [f"{key.rpartition('.')[2]}={_label(v)}" for key, v in trial["parameters"].items()]
     return ", ".join(parts)
 
 
-def _short(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+def _label(value: Any) -> str:
+    text = brief(value)
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
@@ -127,6 +133,8 @@ def _draw_settings(
     for axes in panels[len(varied) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("accuracy on validation")
+    # Outside, where its dot is not taken for a trial.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     return figure
 
 
@@ -139,13 +147,15 @@ def _draw_setting(
     places = _places(axes.set_xticks, dimension, finished)
     if dimension.get("log"):
         axes.set_xscale("log")
+    _mark_integers(axes.xaxis, dimension)
     accuracies = [trial["validation_accuracy"] for trial in finished]
     axes.scatter(places, accuracies, s=22, color=POINT_COLOUR, alpha=0.6, linewidths=0)
     if best is not None:
         at = next(i for i, trial in enumerate(finished) if trial["number"] == best["number"])
         axes.scatter(places[at], accuracies[at], s=48, color=BEST_COLOUR, zorder=3, label="best")
-        axes.legend(frameon=False, loc="lower right")
     axes.set_xlabel(drawable(dimension["key"]), parse_math=False)
+    if dimension.get("log"):
+        label_decades(axes.xaxis)
     _clean(axes)
 
 
@@ -159,7 +169,7 @@ def _places(
     names = dimension["values"]
     set_ticks(
         range(len(names)),
-        [drawable(_short(name)) for name in names],
+        [drawable(_label(name)) for name in names],
         rotation=30 if max(map(len, names)) > 8 else 0,
         ha="right" if max(map(len, names)) > 8 else "center",
         parse_math=False,
@@ -187,14 +197,17 @@ def _draw_map(finished: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[st
     if "values" in across and "values" in up:
         drawn = axes.pcolormesh(*_cells(across, up, x, y, accuracies), cmap=SCALE)
     else:
-        axes.set_xscale("log" if across.get("log") else "linear")
-        axes.set_yscale("log" if up.get("log") else "linear")
         drawn = axes.scatter(
             x, y, c=accuracies, s=60, cmap=SCALE, edgecolors="black", linewidths=0.4
         )
+    _mark_integers(axes.xaxis, across)
+    _mark_integers(axes.yaxis, up)
     figure.colorbar(drawn, label="accuracy on validation")
     axes.set_xlabel(drawable(across["key"]), parse_math=False)
     axes.set_ylabel(drawable(up["key"]), parse_math=False)
+    for axis, dimension in ((axes.xaxis, across), (axes.yaxis, up)):
+        if dimension.get("log"):
+            label_decades(axis)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -217,6 +230,14 @@ def _cells(
     with np.errstate(invalid="ignore"):
         means = total / counts
     return np.arange(total.shape[1] + 1) - 0.5, np.arange(total.shape[0] + 1) - 0.5, means
+
+
+def _mark_integers(axis: Axis, dimension: Mapping[str, Any]) -> None:
+    """Keep marks off places that a range of integers has not."""
+    from matplotlib.ticker import MaxNLocator
+
+    if dimension.get("whole") and not dimension.get("log"):
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _clean(axes: Axes) -> None:

@@ -14,7 +14,7 @@ from rdfia_cli.report.chart import Axis, Chart, Form, Group, Series
 from rdfia_cli.report.page import Cell, Section
 from rdfia_cli.report.run_sections import percent
 from rdfia_cli.report.sweep_record import LOG_FROM, Sweep, Trial, value_of
-from rdfia_cli.spec import value_text
+from rdfia_cli.spec import brief
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -68,14 +68,9 @@ def _dots(sweep: Sweep, x: Callable[[Trial], float], y: Callable[[Trial], float]
 
 
 def _about(trial: Trial) -> str:
-    settings = [f"{key} {short(value)}" for key, value in trial["parameters"].items()]
+    settings = [f"{key} {brief(value)}" for key, value in trial["parameters"].items()]
     heading = f"trial {trial['number']}: {percent(trial['validation_accuracy'])}"
     return "\n".join([heading, *settings])
-
-
-def short(value: Any) -> str:
-    """A value of a setting in few letters."""
-    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
 
 
 def axis_of(sweep: Sweep, key: str) -> Axis:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rdfia_cli import run
 from rdfia_cli.errors import UsageError
+from rdfia_cli.ranking import rank
 from rdfia_cli.spec import value_text
 
 SWEEP = "sweep.json"
@@ -44,19 +45,7 @@ class Sweep:
     @property
     def ranked(self) -> list[Trial]:
         """The finished trials with an accuracy on validation, the best first."""
-        scored = [
-            t
-            for t in self.trials
-            if t["state"] == "finished" and t["validation_accuracy"] is not None
-        ]
-        return sorted(
-            scored,
-            key=lambda t: (
-                -t["validation_accuracy"],
-                t.get("validation_loss") or 0.0,
-                t["number"],
-            ),
-        )
+        return rank(self.trials)
 
     @property
     def varied(self) -> list[str]:

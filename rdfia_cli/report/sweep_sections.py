@@ -18,11 +18,10 @@ from rdfia_cli.report.sweep_charts import (
     axis_of,
     learning_curves,
     parallel,
-    short,
     two_settings,
 )
-from rdfia_cli.report.sweep_record import Sweep
-from rdfia_cli.spec import value_text
+from rdfia_cli.report.sweep_record import Sweep, Trial
+from rdfia_cli.spec import brief, value_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -56,10 +55,19 @@ def _figures(sweep: Sweep) -> list[Figure]:
             Figure("Median on validation", percent(middle)),
             *found,
         ]
-    if sweep.content.get("seconds") is not None:
-        backend = str(sweep.content.get("backend") or "")
-        found.append(Figure("Time", duration(sweep.content["seconds"]), backend))
+    times = [t["seconds"] for t in sweep.trials if t.get("seconds") is not None]
+    if times:
+        found.append(Figure("Training, all trials", duration(sum(times)), _engines(sweep)))
     return found
+
+
+def _engines(sweep: Sweep) -> str:
+    """What trained the trials, in words."""
+    backend = sweep.content.get("backend")
+    chosen = [choice["engine"] for choice in sweep.content.get("engines") or ()]
+    engines = dict.fromkeys(chosen if backend == "auto" else [str(backend or "")])
+    words = {"stacked": "together in a stack", "process": "each by itself", "ray": "on Ray"}
+    return ", ".join(words.get(engine, "") for engine in engines)
 
 
 def sweep_sections(sweep: Sweep) -> list[Section]:
@@ -121,7 +129,7 @@ def ranking(sweep: Sweep) -> Section:
                 _accuracy(trial["validation_accuracy"], strong=place == 0 and is_ranked),
                 _accuracy(trial["test_accuracy"]),
                 _seconds(trial.get("seconds")),
-                Cell(trial["state"]),
+                Cell(_state(trial)),
                 Cell("/".join(Path(trial["run"]).parts[-2:])),
             ]
         )
@@ -139,11 +147,16 @@ def ranking(sweep: Sweep) -> Section:
     return Section("ranking", "All trials", page.table(content, title="All trials"), lead)
 
 
+def _state(trial: Trial) -> str:
+    pruned = trial["state"] == "pruned" and trial.get("epoch") is not None
+    return f"pruned after epoch {trial['epoch']}" if pruned else trial["state"]
+
+
 def _value(value: Any) -> Cell:
     if value is None:
         return Cell("")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(short(value), order=float(value) if is_number else None)
+    return Cell(brief(value), order=float(value) if is_number else None)
 
 
 def _accuracy(share: float | None, *, strong: bool = False) -> Cell:

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from rdfia_cli import console
-from rdfia_cli.config import differences
 from rdfia_cli.errors import RdfiaError, UsageError, count
 from rdfia_cli.sweep.hall import Hall, HallEvent
 from rdfia_cli.sweep.learning import Pruning, learn
 from rdfia_cli.sweep.ledger import LEDGER, Ledger
-from rdfia_cli.sweep.question import TRIALS, Question
+from rdfia_cli.sweep.question import TRIALS, Question, explain_difference
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.sharing import Execution, Pool
+from rdfia_cli.sweep.space import Settings
 from rdfia_cli.sweep.trial import Trial, TrialFailed
 
 
@@ -26,12 +26,14 @@ class Planned:
     """Trials are to be executed.
 
     Attributes:
-        trials: those of the round, or all, by number.
+        settings: what varies of each trial known by now, as it was written.
         ended: how many of this process's trials had ended before.
+        best: the best of all trials that had, and its accuracy on validation.
     """
 
-    trials: Mapping[int, Trial]
+    settings: Mapping[int, Settings]
     ended: int
+    best: tuple[int, float] | None = None
 
 
 CampaignEvent = HallEvent | Planned
@@ -74,9 +76,9 @@ def open_ledger(question: Question) -> Ledger:
             "versions": {name: metadata.version(name) for name in ("rdfia-cli", "optuna")},
         }
     )
-    changed = list(differences(question.identity, ledger.head["identity"]))
-    if changed:
-        raise UsageError(f"'{folder}' holds another sweep: {changed[0]}", "choose another --out")
+    changed = explain_difference(question.identity, ledger.head["identity"])
+    if changed is not None:
+        raise UsageError(f"'{folder}' holds another sweep: {changed}", "choose another --out")
     if ledger.damaged:
         console.warn(
             f"'{folder / LEDGER}' has {count(ledger.damaged, 'damaged line')}; what is no longer "
@@ -111,7 +113,9 @@ def run_campaign(
             settings = _settings(question, adaptive, numbers, ledger)
             trials, refused = _configure(question, settings, planned)
             ledger.propose(settings)
-            yield Planned(trials, _count_ended(question, execution, ledger))
+            ended = _count_ended(question, execution, ledger)
+            known = {n: e.settings for n, e in ledger.entries.items() if e.settings is not None}
+            yield Planned(known, ended, _find_best(question, ledger))
             yield from _end_refused(refused, ledger)
             pruning = None
             if adaptive is not None and pruned:
@@ -162,6 +166,16 @@ def _configure(
 def _count_ended(question: Question, execution: Execution, ledger: Ledger) -> int:
     numbers = [n for n in range(question.search.trials) if execution.has(n)]
     return sum(ledger.entry(number).state != "waiting" for number in numbers)
+
+
+def _find_best(question: Question, ledger: Ledger) -> tuple[int, float] | None:
+    """The best trial by what the ledger has, and its accuracy on validation."""
+    ends = {n: ledger.entry(n).end.get("validation") for n in range(question.search.trials)}
+    scores = {n: end for n, end in ends.items() if end is not None}
+    if not scores:
+        return None
+    best = min(scores, key=lambda n: (-scores[n]["accuracy"], scores[n]["loss"], n))
+    return best, scores[best]["accuracy"]
 
 
 def _end_refused(refused: Mapping[int, RdfiaError], ledger: Ledger) -> Iterator[TrialFailed]:

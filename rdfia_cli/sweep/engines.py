@@ -6,8 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 from rdfia_cli.sweep.failure import describe_failure
+from rdfia_cli.sweep.space import number_text
 from rdfia_cli.sweep.stacking.fitness import ApartError
 from rdfia_cli.sweep.stacking.kernels import one_thread
 from rdfia_cli.sweep.stacking.preparation import (
@@ -61,8 +63,12 @@ def choose_engine(trials: Sequence[Trial]) -> Chosen:
     except RuntimeError as error:
         return Chosen("process", f"not stacked: {' '.join(str(error).split())}")
     if gain < LEAST_GAIN:
-        return Chosen("process", f"stacked would be {gain:.2g} times as fast")
-    return Chosen("stacked", f"{gain:.2g} times the speed of one after the other")
+        return Chosen("process", f"stacked would be {_two_digits(gain)} times as fast")
+    return Chosen("stacked", f"{_two_digits(gain)} times the speed of one after the other")
+
+
+def _two_digits(gain: float) -> str:
+    return number_text(Decimal(f"{gain:.2g}"))
 
 
 def _compare(group: Sequence[Prepared], alone: Prepared, *, even: bool) -> float:

@@ -45,10 +45,12 @@ class EndedElsewhere:
     Attributes:
         number: of the trial.
         state: `finished`, `failed` or `pruned`.
+        accuracy: on validation, of a finished one; None where there is no such split.
     """
 
     number: int
     state: str
+    accuracy: float | None = None
 
 
 HallEvent = TrialEvent | Retried | EndedElsewhere
@@ -138,7 +140,8 @@ class Hall:
         for number, state in states.items():
             if state != "waiting":
                 del self._waiting[number]
-                yield EndedElsewhere(number, state)
+                validation = self.ledger.entry(number).end.get("validation")
+                yield EndedElsewhere(number, state, validation and validation["accuracy"])
 
     def _admit(self, job: Job) -> Iterator[HallEvent]:
         """Line up a job without the trials that somebody else has trained meanwhile."""

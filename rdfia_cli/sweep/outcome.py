@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from rdfia_cli import run
 from rdfia_cli.errors import count
+from rdfia_cli.ranking import rank
 from rdfia_cli.spec import typed_value
-from rdfia_cli.sweep.ledger import Ledger
+from rdfia_cli.sweep.ledger import Entry, Ledger
 from rdfia_cli.sweep.question import Question
 from rdfia_cli.sweep.search import importances
 
@@ -22,13 +25,16 @@ def summarise(
 ) -> dict[str, Any]:
     """The object `rdfia.sweep/1`: every trial by its number, and the best one.
 
+    Trials that ended when more were asked for stay in it.
+
     Args:
         question: the sweep.
         ledger: what became of its trials.
         backend: what executed them.
         seconds: how long this call took.
     """
-    numbers = range(question.search.trials)
+    asked = range(question.search.trials)
+    numbers = [*asked, *ended_beyond(question, ledger)]
     trials = [_describe(question, ledger, number) for number in numbers]
     ranked = rank(trials)
     measured = [
@@ -61,9 +67,22 @@ def summarise(
     }
 
 
+def ended_beyond(question: Question, ledger: Ledger) -> list[int]:
+    """The trials that ended though fewer are asked for now."""
+    return sorted(
+        number
+        for number, entry in ledger.entries.items()
+        if number >= question.search.trials
+        and entry.state != "waiting"
+        and entry.settings is not None
+    )
+
+
 def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]:
     entry = ledger.entry(number)
-    validation, test = entry.end.get("validation"), entry.end.get("test")
+    folder = question.folder_of(number)
+    end = {**entry.end, **(_read_stopped(folder, entry) if entry.state == "pruned" else {})}
+    validation, test = end.get("validation"), end.get("test")
     return {
         "number": number,
         "parameters": {key: typed_value(text) for key, text in (entry.settings or {}).items()},
@@ -71,23 +90,25 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
         "validation_accuracy": validation["accuracy"] if validation else None,
         "validation_loss": validation["loss"] if validation else None,
         "test_accuracy": test["accuracy"] if test else None,
-        "seconds": entry.end.get("seconds"),
-        "run": str(question.folder_of(number)),
-        "epoch": entry.end.get("epoch"),
-        "error": entry.end.get("error"),
-        "message": entry.end.get("message"),
+        "seconds": end.get("seconds"),
+        "run": str(folder),
+        "epoch": end.get("epoch"),
+        "error": end.get("error"),
+        "message": end.get("message"),
     }
 
 
-def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The finished trials, the best first: by accuracy on validation, then by its loss.
-
-    The test split chooses nothing. Trials without a validation split have no rank.
-    """
-    finished = [t for t in trials if t["state"] == "finished" and t["validation_loss"] is not None]
-    return sorted(
-        finished, key=lambda t: (-t["validation_accuracy"], t["validation_loss"], t["number"])
-    )
+def _read_stopped(folder: Path, entry: Entry) -> Mapping[str, Any]:
+    """What a pruned trial had reached, and how long that took, as far as its folder tells."""
+    last = entry.end["epoch"]
+    try:
+        epochs = [line for line in run.read_lines(folder / run.METRICS) if "validation" in line]
+        timings = run.read_lines(folder / run.TIMINGS)
+        scores = [line["validation"] for line in epochs if line["epoch"] == last]
+        seconds = [line["seconds"] for line in timings if line["epoch"] <= last]
+    except (ValueError, KeyError, OSError):  # a damaged log costs the scores alone
+        return {}
+    return {"validation": scores[-1] if scores else None, "seconds": sum(seconds) or None}
 
 
 def explain_unranked(trials: Sequence[Mapping[str, Any]]) -> str | None:
@@ -103,9 +124,12 @@ def explain_unranked(trials: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def table(trials: Sequence[Mapping[str, Any]]) -> str:
-    """The trials as CSV, by number; without times, so that equal sweeps have equal bytes."""
+    """The trials as CSV, by number; without times, so that equal sweeps have equal bytes.
+
+    `epoch` is the one after which a trial was pruned, and its scores are of that one.
+    """
     keys = list(dict.fromkeys(key for trial in trials for key in trial["parameters"]))
-    measured = ("validation_accuracy", "validation_loss", "test_accuracy")
+    measured = ("validation_accuracy", "validation_loss", "test_accuracy", "epoch")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["number", "state", *keys, *measured, "error", "message", "run"])

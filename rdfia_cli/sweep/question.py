@@ -22,7 +22,7 @@ from rdfia_cli.config import PLACEMENT, ComponentConfig, RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError, nearest
 from rdfia_cli.invocation import options
 from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, merge, sweep_tables
-from rdfia_cli.spec import parse_spec, value_text
+from rdfia_cli.spec import parse_spec, typed_value, value_text
 from rdfia_cli.sweep.search import Search, check
 from rdfia_cli.sweep.space import Choice, Dimension, Settings, parse_over, size, split_key
 from rdfia_cli.sweep.trial import Trial
@@ -101,7 +101,7 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     table = _merge_tables(sources)
     texts = _over_texts(flags["over"] or (), table.get("over", {}))
     if not texts:
-        resolve(sources)  # a misspelt [sweep] or key is why
+        resolve(sources)  # a misspelt table of the sweep is the better reason
         raise UsageError("nothing varies", "add --over optimizer.lr=0.01,0.1,1 for a sweep")
     space = _read_space(sources, texts)
     _refuse_double(space)
@@ -122,6 +122,66 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     check(search)
     _refuse_blind_search(search, probe)
     return Question(sources, search, flags["out"])
+
+
+def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """In what the identity of another sweep differs from this one's, in words; None: in nothing.
+
+    What is a number in a file is text in a flag: both are the same setting.
+    """
+    for key in ("sampler", "pruner", "round"):
+        if ours[key] != theirs[key]:
+            return f"{key} is {value_text(theirs[key])} there and {value_text(ours[key])} here"
+    there, here = ({d["key"]: d for d in each["over"]} for each in (theirs, ours))
+    for key in {**there, **here}:
+        if there.get(key) != here.get(key):
+            values = [
+                _over_text(space[key]) if key in space else "fixed" for space in (there, here)
+            ]
+            return f"{key} is {values[0]} there and {values[1]} here"
+    if [*there] != [*here]:
+        return f"it varies {', '.join(there)} in this order"
+    return _differing_leaf(_leaves(theirs["settings"]), _leaves(ours["settings"]))
+
+
+def _over_text(dimension: Mapping[str, Any]) -> str:
+    """A dimension of an identity as one writes it behind `--over KEY=`."""
+    if "values" in dimension:
+        return ",".join(dimension["values"])
+    low, high, step = (
+        number if number is None or not dimension["whole"] else int(number)
+        for number in (dimension["low"], dimension["high"], dimension["step"])
+    )
+    logarithmic = "log:" if dimension["log"] else ""
+    return f"{logarithmic}{low}..{high}" + ("" if step is None else f":{step}")
+
+
+def _leaves(settings: Any, path: str = "") -> dict[str, str]:
+    """The settings of an identity by dotted key, each as text."""
+    if not isinstance(settings, dict):
+        return {path: _leaf_text(settings)}
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        inner = path if key == "name" and path else f"{path}.{key}".lstrip(".")
+        found.update(_leaves(value, inner))
+    return found
+
+
+def _leaf_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_leaf_text, value)) or "none"
+    if isinstance(value, dict):
+        others = ",".join(f"{k}={_leaf_text(v)}" for k, v in value.items() if k != "name")
+        return f"{value.get('name')}:{others}" if others else str(value.get("name"))
+    return value_text(typed_value(value) if isinstance(value, str) else value)
+
+
+def _differing_leaf(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    for key in sorted({*there, *here}):
+        if there.get(key) != here.get(key):
+            values = [leaves.get(key, "not given") for leaves in (there, here)]
+            return f"{key} is {values[0]} there and {values[1]} here"
+    return None
 
 
 def command_line(trial: Trial) -> str:

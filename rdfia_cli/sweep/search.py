@@ -340,7 +340,10 @@ def _construct(kind: Any, name: str, parameters: Mapping[str, str], **fixed: Any
     except ImportError as error:
         raise UsageError(f"'{name}' needs another package: {error}", "install it") from None
     except (TypeError, ValueError) as error:
-        raise UsageError(f"'{name}' refuses its settings: {error}", "change them") from None
+        raise UsageError(
+            f"'{name}' refuses its settings: {error}",
+            f"write {name}:KEY=VALUE with {', '.join(known)}",
+        ) from None
 
 
 def refuse_other_proposal(number: int, before: Settings, now: Settings, optuna: str) -> None:

@@ -221,7 +221,7 @@ def _record_step(room: _Room, step: int, losses: Tensor) -> None:
         return
     for each, loss in zip(room.live, losses, strict=False):
         plan, wanted = each.member.plan, each.trial.config.log_every
-        if wanted and step % wanted == 0:
+        if wanted and step % wanted == 0 and loss.isfinite():
             epoch = each.member.state.progress.epoch + 1
             told = StepEnd(epoch, step, plan.steps_per_epoch, plan.batch_size, loss)
             experiment.record(told, each.trial.config, each.logs)

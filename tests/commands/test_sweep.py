@@ -75,6 +75,36 @@ def test_the_lines_of_a_dry_run_train_the_trials_which_the_sweep_then_collects(r
     ]
 
 
+def test_a_dry_run_as_json_is_one_object_with_the_same_lines(rdfia):
+    sweep = ("sweep", "mlp", *SHORT, "--over", "seed=0,1", "--out", "s", "--dry-run")
+    lines = rdfia(*sweep).out.splitlines()
+    plan = rdfia(*sweep, "--json").json
+    assert (plan["schema"], plan["command"], plan["sweep"]) == ("rdfia.sweep-plan/1", "sweep", "s")
+    assert plan["trials"] == [
+        {
+            "number": number,
+            "parameters": {"seed": number},
+            "run": f"s/trials/000{number}",
+            "line": lines[number],
+        }
+        for number in range(2)
+    ]
+
+
+def test_asking_for_fewer_trials_loses_none_that_ended(rdfia, tmp_path):
+    sweep = ("sweep", "mlp", "--data", "circles", "--epochs", "1", "--over", "lr=log:0.001..1")
+    asked = (*sweep, "--out", "s", "--json", "-q", "--backend", "process")
+    whole = rdfia(*asked, "--trials", "4")
+    assert whole.code == 0, whole.err
+    table = (tmp_path / "s/trials.csv").read_bytes()
+    fewer = rdfia(*asked, "--trials", "2")
+    assert fewer.code == 0, fewer.err
+    assert fewer.json["trials"] == whole.json["trials"]
+    assert fewer.json["best"] == whole.json["best"]
+    assert (tmp_path / "s/trials.csv").read_bytes() == table
+    assert "2 trials more than the 2 of --trials ended before" in fewer.err
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor can be forbidden")
 @pytest.mark.parametrize(("workers", "threads"), [(1, 0), (2, 3), (4, 1), (16, 1)])
 def test_workers_share_the_processors_that_the_sweep_may_use(monkeypatch, workers, threads):
@@ -88,11 +118,13 @@ import pathlib, sys, time
 from rdfia_cli.commands import sweep
 from rdfia_cli.report import sweep as pictures
 from rdfia_cli.sources import Sources
+from rdfia_cli.sweep.campaign import open_ledger
 from rdfia_cli.sweep.question import ask
 
 pictures.draw_sweep = lambda folder: []
 flags = dict.fromkeys(("trials", "sampler", "pruner", "round"))
 question = ask(Sources({"model": "mlp"}), {**flags, "over": ["seed=0..99:1"], "out": "s"})
+open_ledger(question)
 pathlib.Path(f"ready{sys.argv[1]}").touch()
 while len(list(pathlib.Path().glob("ready*"))) < 2:
     time.sleep(0.001)
@@ -102,7 +134,6 @@ for _ in range(50):
 
 
 def test_processes_that_end_together_write_what_they_found_one_after_the_other(tmp_path):
-    (tmp_path / "s").mkdir()
     processes = [
         subprocess.Popen([sys.executable, "-c", CONCLUDE_OFTEN, str(n)], cwd=tmp_path)
         for n in range(2)
@@ -157,7 +188,7 @@ def test_trials_that_fail_in_every_way_are_named_and_harm_no_other(rdfia, tmp_pa
     assert "no such layer" in ends["raises", 0]["message"]
     assert "ended with 7" in ends["dies", 0]["message"]
     assert ends["hungry", 0]["error"] == "memory"
-    assert "trial 1 failed" in outcome.err
+    assert outcome.err.count("trial 1 failed") == 1
     alone = rdfia(*("train", "./models.py:good", *SHORT, "--lr", "0.1", "--out", "alone", "--json"))
     assert alone.json["weights_sha256"] == sha(tmp_path / ends["good", 0]["run"])
 
@@ -199,6 +230,7 @@ def test_a_misspelt_table_is_named_rather_than_that_nothing_varies(rdfia, tmp_pa
         (("--over", "seed=0,1", "--address", "auto"), "--address is of Ray"),
         (("--over", "lr=0.1..1", "--sampler", "grid"), "a grid cannot have all numbers"),
         (("--over", "model.hidden=4,x"), "model.hidden = 'x'"),
+        (("--over", "seed=0,1", "--pruner", "threshold"), "threshold:KEY=VALUE with lower, upper"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_and_leaves_nothing(rdfia, tmp_path, arguments, said):

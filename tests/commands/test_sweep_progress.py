@@ -5,14 +5,11 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _render
-from rdfia_cli.config import resolve
-from rdfia_cli.sources import Sources
+from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _lines, _render
 from rdfia_cli.sweep.campaign import Planned
 from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
-    Trial,
     TrialEpoch,
     TrialFailed,
     TrialFinished,
@@ -21,12 +18,8 @@ from rdfia_cli.sweep.trial import (
 )
 
 
-def planned(count: int) -> dict[int, Trial]:
-    flags = {"model": "mlp", "data": "circles"}
-    return {
-        n: Trial(n, resolve(Sources(flags, varied={"optimizer.lr": f"0.{n + 1}"})).config)
-        for n in range(count)
-    }
+def planned(count: int) -> dict[int, dict[str, str]]:
+    return {n: {"optimizer.lr": f"0.{n + 1}"} for n in range(count)}
 
 
 def finished(number: int, accuracy: float) -> TrialFinished:
@@ -62,6 +55,16 @@ def test_it_counts_the_trials_that_another_process_ended(standing: Standing):
     assert (standing.ended, standing.failed) == (3, 1)
 
 
+def test_a_sweep_that_goes_on_knows_the_best_of_all_trials_before_and_elsewhere():
+    found = Standing(4, ["optimizer.lr"])
+    found.note(Planned(planned(4), ended=1, best=(0, 0.9)))
+    assert found.best == (0, 0.9)
+    found.note(finished(1, 0.8))
+    assert found.best == (0, 0.9)
+    found.note(EndedElsewhere(2, "finished", 0.95))
+    assert found.best == (2, 0.95)
+
+
 def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standing):
     assert standing.seconds_left is None
 
@@ -80,6 +83,23 @@ def test_before_the_first_epoch_nobody_knows_how_long_it_takes(standing: Standin
 def test_a_line_for_each_event_that_matters(standing: Standing, event, expected):
     standing.note(event)
     assert _line(standing, event) == expected
+
+
+def test_what_ended_before_is_told_once_however_many_rounds_follow(capsys):
+    show = _lines(Standing(4, ["optimizer.lr"]))
+    for number in (1, 2):
+        show(Planned(planned(4), ended=number))
+    assert capsys.readouterr().err == "1 trial ended before\n"
+
+
+def test_a_trial_is_told_with_the_settings_of_its_model():
+    found = Standing(2, ["model", "optimizer.lr"])
+    models = ("mlp:hidden=4", "mlp:hidden=5")
+    rates = ("0.123456789", "1e-3")
+    given = {n: {"model": models[n], "optimizer.lr": rates[n]} for n in range(2)}
+    found.note(Planned(given, ended=0))
+    assert found.settings(0) == "model=mlp:hidden=4 optimizer.lr=0.1235"
+    assert found.settings(1) == "model=mlp:hidden=5 optimizer.lr=0.001"
 
 
 def test_the_live_table_fits_its_terminal_and_tells_the_numbers(standing: Standing):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,10 +11,9 @@ from typer.main import get_command
 
 from rdfia_cli import recipe
 from rdfia_cli.app import app
-from rdfia_cli.commands.train import sources
 from rdfia_cli.config import PLACEMENT, RunConfig, resolve
 from rdfia_cli.report.again import command_line, settings
-from rdfia_cli.sources import Sources
+from rdfia_cli.sources import Sources, sources_of
 
 OTHERS = {
     **{"epochs": "3", "batch_size": "4", "seed": "5", "normalize": "zca:eps=0.5"},
@@ -34,7 +34,8 @@ def parsed(command: str) -> RunConfig:
     subcommand, *words, _ = shell.stdout.split("\0")
     assert subcommand == "train"
     train = get_command(app).commands["train"]  # pyright: ignore
-    return resolve(sources(train.make_context("train", words).params)).config
+    flags = train.make_context("train", words).params
+    return resolve(sources_of(flags, os.environ)).config
 
 
 @pytest.mark.parametrize("key", sorted({*RunConfig.model_fields} - PLACEMENT))

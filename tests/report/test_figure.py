@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from rdfia_cli.errors import UsageError
 from rdfia_cli.report.attention import AttentionPicture, draw_attention
 from rdfia_cli.report.comparison import draw_comparison
 from rdfia_cli.report.curves import draw_run
-from rdfia_cli.report.figure import drawable, picture_path
+from rdfia_cli.report.figure import drawable, label_decades, picture_path
 from rdfia_cli.report.receptive_field import Box, Depth, Heat, Picture, draw_fields
 
 
@@ -77,3 +78,15 @@ def test_a_letter_that_the_font_lacks_stands_as_its_code(draw, tmp_path):
 
 def test_a_line_break_is_drawn_as_one():
     assert drawable("one\n猫") == "one\n\\u732b"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [(0.001, 1.0, ["0.001", "0.01", "0.1", "1"]), (0.01, 0.1, ["0.01", "0.02", "0.05", "0.1"])],
+)
+def test_logarithmic_axes_are_labelled_by_plain_numbers(low: float, high: float, labels: list[str]):
+    axes = Figure().subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    label_decades(axes.xaxis)
+    shown = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [text.get_text() for place, text in shown if low <= place <= high] == labels

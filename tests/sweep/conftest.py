@@ -38,12 +38,13 @@ def net(
     *,
     dropout: float = 0.0,
     norm: bool = False,
+    mask: bool = False,
     activation: Literal["tanh", "sigmoid", "gelu", "relu"] = "tanh",
 ) -> nn.Module:
-    """A convolution and two linear layers."""
+    """A convolution and two linear layers, and a buffer with infinities where a mask is asked."""
     act = ACTIVATIONS[activation]
     side = input.shape[-1] - 2
-    return Double(
+    model = Double(
         nn.Conv2d(input.shape[0], 3, 3),
         *([nn.BatchNorm2d(3)] if norm else []),
         act(),
@@ -55,6 +56,9 @@ def net(
         nn.Dropout(dropout / 2),
         nn.Linear(7, input.classes),
     )
+    if mask:
+        model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    return model
 
 
 def images(root, *, count: int = 47) -> Splits:

@@ -144,6 +144,16 @@ def test_the_same_sweep_again_executes_nothing():
     assert pool.jobs == []
 
 
+def test_a_sweep_that_goes_on_tells_the_best_of_what_ended_before():
+    events, _ = sweep(question("optimizer.lr=log:0.001..1", trials=3), FakePool())
+    assert events[0].best is None
+    before = [e for e in events if isinstance(e, TrialFinished)]
+    best = max(before, key=lambda event: event.result["validation"]["accuracy"])
+    events, _ = sweep(question("optimizer.lr=log:0.001..1", trials=4), FakePool())
+    assert events[0].best == (best.number, best.result["validation"]["accuracy"])
+    assert [*events[0].settings] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_adding_trials_later_equals_all_at_once(sampler: str):
     over, settings = "optimizer.lr=log:0.001..1", {"sampler": sampler, "round": 4}
@@ -458,13 +468,44 @@ def test_a_search_that_has_nothing_to_learn_from_is_refused(over, assigned, flag
 
 def test_another_sweep_does_not_go_into_the_same_folder(tmp_path):
     sweep(question("optimizer.lr=0.1,0.2"), FakePool())
-    with pytest.raises(UsageError, match="holds another sweep: over"):
+    with pytest.raises(UsageError, match=r"holds another sweep: optimizer\.lr is 0\.1,0\.2 there"):
         open_ledger(question("optimizer.lr=0.1,0.3"))
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/mine.txt").write_text("dear")
     with pytest.raises(UsageError, match="neither empty nor the folder of a sweep"):
         open_ledger(question("optimizer.lr=0.1,0.2", out="letters"))
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["mine.txt"]
+
+
+SPREAD = {"over": ["lr=log:0.001..1"], "sampler": "tpe", "round": 2}
+OTHERS = [
+    ({"sampler": "random"}, {}, "sampler is tpe there and random here"),
+    ({"round": 4}, {}, "round is 2 there and 4 here"),
+    ({"pruner": "asha"}, {}, "pruner is none there and asha here"),
+    ({"over": ["lr=0.1,0.2"]}, {}, "optimizer.lr is log:0.001..1.0 there and 0.1,0.2 here"),
+    ({"over": ["seed=0..3"]}, {}, "optimizer.lr is log:0.001..1.0 there and fixed here"),
+    ({}, {"epochs": "3"}, "epochs is 2 there and 3 here"),
+    ({}, {"model": "mlp:hidden=4"}, "model.hidden is not given there and 4 here"),
+    ({}, {"augment": ["random_crop"]}, "augment is none there and random_crop here"),
+]
+
+
+@pytest.mark.parametrize(("flags", "settings", "said"), OTHERS)
+def test_what_makes_it_another_sweep_is_told_as_one_writes_it(flags, settings, said):
+    usual = {"model": "mlp", "data": "circles", "epochs": "2"}
+    base = {**NOTHING, "out": "s", **SPREAD}
+    open_ledger(ask(Sources(usual), base))
+    with pytest.raises(UsageError) as raised:
+        open_ledger(ask(Sources({**usual, **settings}), {**base, **flags}))
+    assert raised.value.fact == f"'s' holds another sweep: {said}"
+
+
+def test_a_number_of_a_file_and_that_of_a_flag_are_one_setting(tmp_path):
+    (tmp_path / "q.toml").write_text("epochs = 2\n")
+    flags = {**NOTHING, "over": ["seed=0,1"], "out": "s"}
+    settings = {"model": "mlp", "data": "circles"}
+    open_ledger(ask(Sources(settings, files=[tmp_path / "q.toml"]), flags))
+    open_ledger(ask(Sources({**settings, "epochs": "2"}), flags))
 
 
 def test_what_another_process_ended_is_not_executed_again():

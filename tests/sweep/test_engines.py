@@ -26,6 +26,16 @@ def test_runs_of_a_few_steps_are_timed(shared: Mapping[str, Any], make_trials):
     assert "times" in chosen.reason
 
 
+@pytest.mark.parametrize(
+    ("gain", "said"), [(138.2, "140 times the"), (14.4, "14 times the"), (0.218, "be 0.22 times")]
+)
+def test_a_gain_is_told_in_two_digits_without_an_exponent(
+    gain: float, said: str, make_trials, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rdfia_cli.sweep.engines._compare", lambda *_, **__: gain)
+    assert said in choose_engine(make_trials(RATES, "none", epochs=1, batch_size=47)).reason
+
+
 def test_nothing_is_scored_meanwhile(make_trials, monkeypatch: pytest.MonkeyPatch):
     def score(*_: object) -> None:
         raise AssertionError("scoring is no step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,25 @@ def test_a_sweep_names_the_versions_that_its_proposals_depend_on(rdfia, tmp_path
     content = json.loads((tmp_path / "s" / "sweep.json").read_bytes())
     assert content["versions"] == head["versions"]
     assert set(content["versions"]) == {"rdfia-cli", "optuna"}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_pruned_trials_tell_what_they_had_reached_but_have_no_rank(rdfia, tmp_path: Path):
+    pruned = ("--pruner", "threshold:lower=2", "--over", "seed=0,1", "--epochs", "3")
+    command = ("sweep", "mlp", "--data", "circles", *pruned, "--backend", "process", "--out", "s")
+    outcome = rdfia(*command, "-q", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["best"] is None
+    rows = list(csv.DictReader((tmp_path / "s/trials.csv").read_text().splitlines()))
+    for found, row in zip(outcome.json["trials"], rows, strict=True):
+        assert found["state"] == "pruned"
+        first = json.loads((Path(found["run"]) / "metrics.jsonl").read_text().splitlines()[0])
+        assert found["validation_accuracy"] == first["validation"]["accuracy"]
+        assert found["seconds"] > 0
+        assert row["validation_accuracy"] == str(first["validation"]["accuracy"])
+        assert row["epoch"] == "1"
+    told = rdfia(*command, "-q")
+    assert told.out == "2 trials: 2 pruned; none has a rank\n"
 
 
 def trial(number: int, state: str, loss: float | None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ CASES: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]] = {
     ),
     "averaging": (
         each_with("ema_decay", 0.5, 0.9, 0.99),
-        {"model.norm": "true"},
+        {"model.norm": "true", "model.mask": "true"},
     ),
     "early stopping": (
         [{"optimizer.lr": 1.5, "early_stopping": 1}, {"optimizer.lr": 0.05, "early_stopping": 2}],
@@ -249,6 +249,13 @@ def test_the_loss_of_each_step_is_logged_where_a_trial_asks_for_it(make_trials):
         list(run_ordinary(single))
         assert_same_story(stacked.folder, single.folder)
     assert any("step" in line for line in lines_of(together[0].folder))
+
+
+def test_a_trial_whose_logged_step_diverges_says_so(make_trials):
+    rates = [{"optimizer.lr": 0.1}, {"optimizer.lr": 1e300}]
+    events = list(run_stacked(make_trials(rates, "logged", log_every=1)))
+    failed = {e.number: e.error for e in events if isinstance(e, TrialFailed)}
+    assert failed == {1: "diverged"}
 
 
 def test_a_run_folder_of_a_stack_is_read_by_eval(make_trials, rdfia: Callable[..., Any]):

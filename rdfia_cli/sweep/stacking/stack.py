@@ -68,6 +68,12 @@ class Stack:
             [slot.state.optimizer for slot in self._slots], models, self._learning
         )
         self._averages = _stack_averages([slot.state.average for slot in self._slots])
+        self._copied = {
+            name
+            for tensors in self._averages or ()
+            for name, tensor in tensors.items()
+            if not (tensor.is_floating_point() and tensor.isfinite().all())
+        }
         self._draws: dict[int, Sequence[Draw]] = {}
         self._orders: Mapping[tuple[int, int], Tensor] = {}
         self._begin_progress()
@@ -314,7 +320,7 @@ class Stack:
             shares.append(average.share(slot.state.progress.total_steps))
         for kept, current in zip(self._averages, (self._parameters, self._buffers), strict=True):
             for name, tensor in kept.items():
-                if tensor.is_floating_point():
+                if name not in self._copied:
                     share = torch.tensor(shares, dtype=tensor.dtype, device=tensor.device)
                     tensor.lerp_(current[name], _column(share, tensor))
                 else:

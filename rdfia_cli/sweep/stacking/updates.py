@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from rdfia_cli.lean_torch import has_step_hooks
+
 
 @dataclass
 class Group:
@@ -123,6 +125,7 @@ class StackedOptimizer:
         """The formula for the optimizers' class and flags, or None."""
         kinds = {type(optimizer) for optimizer in self._optimizers}
         unusual = any(any(self._all(key)) for key in ("maximize", "amsgrad", "capturable"))
+        unusual = unusual or any(has_step_hooks(optimizer) for optimizer in self._optimizers)
         if len(kinds) > 1 or unusual or any(isinstance(rate, Tensor) for rate in self._all("lr")):
             return None
         kind = kinds.pop()

@@ -130,3 +130,6 @@ def test_what_the_formulas_do_not_cover_makes_its_own_steps():
     for unusual in ({"amsgrad": True}, {"maximize": True}):
         optimizers = [Adam(model.parameters(), **unusual) for model in models]
         assert not StackedOptimizer(optimizers, models, parameters).stacked
+    hooked = [Adam(model.parameters()) for model in models]
+    hooked[1].register_step_post_hook(lambda *_: None)
+    assert not StackedOptimizer(hooked, models, parameters).stacked
