@@ -20,7 +20,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rdfia_cli import registry, signature
 from rdfia_cli.errors import ComponentError, UsageError, nearest
-from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Given, Sources, Table, component_table, merge
+from rdfia_cli.sources import (
+    COMPONENT_GROUPS,
+    LISTS,
+    SWEEP,
+    Given,
+    Sources,
+    Table,
+    component_table,
+    merge,
+)
 from rdfia_cli.spec import Count, Fraction, NonNegative, Positive, Size, parse_spec, value_text
 
 if TYPE_CHECKING:
@@ -311,7 +320,7 @@ def _suggest(key: str, tree: Table) -> str:
         component = _find(COMPONENT_GROUPS[owner], tree[owner]["name"], owner)
         if leaf in registry.parameters(component).parameters:
             return f"did you mean '{owner}.{leaf}', of {spec.name}?"
-    return nearest(head, RunConfig.model_fields)
+    return nearest(head, [*RunConfig.model_fields, SWEEP])
 
 
 def _check_scalar(key: str, field: FieldInfo, given: Given) -> Any:
@@ -350,7 +359,9 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
         if given_key not in {"name", *known.parameters} and not known.open:
             raise UsageError(
                 f"{component.kind} '{spec.name}' has no setting '{given_key}' ({given.origin})",
-                nearest(given_key, known.parameters),
+                f"put it behind the *: def {component.attribute}(..., *, {given_key})"
+                if given_key in known.positional
+                else nearest(given_key, known.parameters),
             )
     others = [
         signature.Parameter(name, Any, signature.REQUIRED)
@@ -379,6 +390,7 @@ def _check_component(key: str, head: str, table: Table, origins: dict[str, str])
 
 def _find(group: str, name: Given, head: str) -> registry.Component:
     spec = parse_spec(name.value)
+    registry.refuse_failures()  # of any plugin, whatever is asked for
     try:
         return registry.find(group, spec)
     except ComponentError as error:
@@ -399,14 +411,28 @@ def resolve_device(text: str, origin: str) -> str:
 
 def spec_text(key: str, chosen: ComponentConfig) -> str:
     """A component as one writes it: its name and the hyper-parameters that are not the defaults."""
-    component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
-    known = registry.parameters(component).parameters
     changed = [
         f"{name}={value_text(value)}"
-        for name, value in chosen.parameters.items()
-        if name not in known or value != known[name].usual
+        for name, (value, is_usual) in hyper_parameters(key, chosen).items()
+        if not is_usual
     ]
     return f"{chosen.name}:{','.join(changed)}" if changed else chosen.name
+
+
+def hyper_parameters(key: str, chosen: ComponentConfig) -> dict[str, tuple[Any, bool]]:
+    """The value of each hyper-parameter of a component, and whether it is its builder's default.
+
+    Where the component is gone or broken, none is known to be.
+    """
+    try:
+        component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
+        known = registry.parameters(component).parameters
+    except ComponentError:
+        known = {}
+    return {
+        name: (value, name in known and value == known[name].usual)
+        for name, value in chosen.parameters.items()
+    }
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[str]:

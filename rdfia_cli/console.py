@@ -112,10 +112,15 @@ def run(command: Callable[[], int | None], arguments: Sequence[str]) -> int:
 
             traceback.print_exc(file=sys.stderr)
         known = explain(error)
+        if "--traceback" in arguments and "--traceback" in known.remedy:
+            known.remedy = ""
         report(known, as_json="--json" in arguments)
-        if isinstance(known, PreemptedError) and known.signal == signal.SIGINT:
-            return _die_by(signal.SIGINT)
-        return known.exit_code
+        return _die_by(signal.SIGINT) if _is_interruption(known) else known.exit_code
+
+
+def _is_interruption(error: RdfiaError) -> bool:
+    """Whether a run stopped by Ctrl-C, after which the process ends by that signal too."""
+    return isinstance(error, PreemptedError) and error.signal == signal.SIGINT
 
 
 def _discard_stdout() -> None:
@@ -189,7 +194,7 @@ def report(error: RdfiaError, *, as_json: bool) -> None:
         "error": error.kind,
         "message": fact,
         "remedy": remedy,
-        "exit_code": error.exit_code,
+        "exit_code": INTERRUPTED if _is_interruption(error) else error.exit_code,
         **(
             {"files": [{"file": f, "reason": why} for f, why in error.files]} if error.files else {}
         ),

@@ -13,6 +13,7 @@ An error is raised where its cause is known and becomes words once, in `console`
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -100,7 +101,7 @@ def nearest(name: str, known: Iterable[str], lister: str = "") -> str:
         known: the valid names.
         lister: a command that lists the valid names, shown where they are too many to print.
     """
-    names = sorted(known)
+    names = sorted(known, key=lambda each: (int(each) if each.isdecimal() else math.inf, each))
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if match:
         return f"did you mean '{match[0]}'?"

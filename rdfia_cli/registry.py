@@ -281,7 +281,7 @@ def _without_supplied(component: Component, found: signature.Signature) -> signa
         raise _broken(
             component, "a hyper-parameter cannot be called 'name': that is the component's"
         )
-    return signature.Signature(found.description, hyper, found.open)
+    return replace(found, parameters=hyper)
 
 
 def first_weights(component: Component) -> frozenset[str]:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import durable, registry
 from rdfia_cli.config import RunConfig, differences, resolve
-from rdfia_cli.errors import RdfiaError, UsageError
-from rdfia_cli.sources import Sources
+from rdfia_cli.errors import ComponentError, RdfiaError, UsageError
+from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Sources
 from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def load_config(folder: Path) -> RunConfig:
 
     Raises:
         UsageError: the folder holds no run, or its configuration is damaged.
+        ComponentError: a component is missing or broken; plugins that the run had are named.
     """
     if not (folder / CONFIG).is_file():
         raise UsageError(
@@ -218,7 +219,53 @@ def load_config(folder: Path) -> RunConfig:
     _load_toml(folder / CONFIG)
     recorded = _recorded_files(folder)
     sources = Sources(flags={}, files=[folder / CONFIG])
-    return resolve(sources, lambda name: _locate(name, recorded)).config
+    try:
+        return resolve(sources, lambda name: _locate(name, recorded)).config
+    except ComponentError as error:
+        lost = _lost_plugins(folder)
+        if not lost:
+            raise
+        raise ComponentError(
+            f"{error.fact}; the run had {lost}, not installed here", f"install {lost}"
+        ) from None
+
+
+def written_config(folder: Path) -> RunConfig:
+    """The configuration of an existing run as it is written, were its components not to be had.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    content = _load_toml(folder / CONFIG)
+    for key in COMPONENT_GROUPS:
+        tables = content.get(key, [])
+        split = [_split_table(table) for table in (tables if key in LISTS else [tables])]
+        content[key] = split if key in LISTS else split[0]
+    try:
+        # JSON has the types of TOML: strict there, a list may be a tuple.
+        return RunConfig.model_validate_json(json.dumps(content))
+    except ValueError:
+        raise UsageError(f"'{folder / CONFIG}' is damaged", "train the run again") from None
+
+
+def _split_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a component with its hyper-parameters below a key of their own."""
+    given = dict(table)
+    return {"name": given.pop("name", None), "parameters": given}
+
+
+def _lost_plugins(folder: Path) -> str:
+    """The plugins that were there when a run began and are not installed now, as text."""
+    known: Mapping[str, str] = (read_environment(folder) or {}).get("plugins", {})
+    return " and ".join(f"{n} {version}" for n, version in known.items() if not _is_installed(n))
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _recorded_files(folder: Path) -> Mapping[str, str]:

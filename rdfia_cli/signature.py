@@ -104,11 +104,13 @@ class Signature:
         description: the first line of its docstring.
         parameters: its hyper-parameters by name.
         open: it also takes keywords of any name.
+        positional: parameters with a default that stand before the `*`, where nobody can set them.
     """
 
     description: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict[str, Parameter])
     open: bool = False
+    positional: tuple[str, ...] = ()
 
 
 def convert(annotation: Any, value: Any, *, text: bool) -> Any:
@@ -132,7 +134,7 @@ def convert(annotation: Any, value: Any, *, text: bool) -> Any:
     try:
         return adapter.validate_python(value, strict=not text)
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
+        reason = error.errors(include_url=False)[0]["msg"].partition(", unable to parse")[0]
         raise ValueError(reason.removeprefix("Value error, ").replace("Input", "it")) from None
 
 
@@ -212,8 +214,13 @@ def of_function(builder: Callable[..., Any]) -> Signature:
     """The signature of an imported builder."""
     parameters: dict[str, Parameter] = {}
     is_open = False
+    positional: list[str] = []
     for name, parameter in inspect.signature(builder).parameters.items():
         is_open |= parameter.kind is parameter.VAR_KEYWORD
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not (
+            parameter.empty
+        ):
+            positional.append(name)
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
@@ -224,7 +231,8 @@ def of_function(builder: Callable[..., Any]) -> Signature:
         if annotation is parameter.empty:
             annotation = _type_of_default(default)
         parameters[name] = Parameter(name, annotation, default)
-    return Signature(_first_line(inspect.getdoc(builder)), parameters, is_open)
+    description = _first_line(inspect.getdoc(builder))
+    return Signature(description, parameters, is_open, tuple(positional))
 
 
 def of_source(module: str, attribute: str) -> Signature | None:
@@ -247,7 +255,10 @@ def of_source(module: str, attribute: str) -> Signature | None:
         # A default or an annotation that only an import can tell, or that is nonsense.
         return None
     is_open = definition.args.kwarg is not None
-    return Signature(_first_line(ast.get_docstring(definition)), parameters, is_open)
+    usual = len(definition.args.defaults)
+    positional = tuple(argument.arg for argument in definition.args.args[-usual:] if usual)
+    description = _first_line(ast.get_docstring(definition))
+    return Signature(description, parameters, is_open, positional)
 
 
 def description(module: str, attribute: str) -> str:
@@ -325,7 +336,7 @@ def _definition(module: str, attribute: str, hops: int = 5) -> ast.FunctionDef |
                 if (alias.asname or alias.name) == attribute:
                     origin = _absolute(statement, module, is_package=path.name == "__init__.py")
                     return _definition(origin, alias.name, hops - 1)
-    if not _is_path(module) and not _may_define_dynamically(tree, attribute):
+    if not _is_path(module) and not _may_define(tree, attribute):
         raise BrokenSourceError(f"module '{module}' has no function '{attribute}'")
     return None
 
@@ -341,16 +352,33 @@ def _parse(path: Path) -> ast.Module:
         raise BrokenSourceError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _may_define_dynamically(tree: ast.Module, attribute: str) -> bool:
-    """Whether a statement other than a top-level `def` could bind the name."""
-    simple = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Expr)
-    return any(
-        not isinstance(statement, simple)
-        or (isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*")
-        or (isinstance(statement, ast.FunctionDef) and statement.name == "__getattr__")
-        or (isinstance(statement, ast.Import) and attribute in {a.asname for a in statement.names})
-        for statement in tree.body
-    )
+NAMERS = frozenset({"__getattr__", "globals", "vars", "exec", "eval", "setattr"})
+"""What a module that binds names by other means than statements mentions."""
+
+
+def _may_define(tree: ast.Module, attribute: str) -> bool:
+    """Whether a module could bind a name that no `def` or import at its top level does."""
+    found = {*NAMERS, attribute}
+    for statement in tree.body:
+        is_import = isinstance(statement, ast.ImportFrom)
+        if is_import and statement.names[0].name == "*":
+            return True
+        # Such an import was followed, and led nowhere.
+        if not is_import and any(found & {*_bound(node)} for node in ast.walk(statement)):
+            return True
+    return False
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """The names that a node binds or mentions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Global):
+        yield from node.names
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
 
 
 def _absolute(statement: ast.ImportFrom, module: str, *, is_package: bool) -> str:

@@ -21,7 +21,7 @@ from rdfia_cli.config import (
     resolve_device,
     spec_text,
 )
-from rdfia_cli.errors import ComponentError, UsageError
+from rdfia_cli.errors import ComponentError, UsageError, nearest
 from rdfia_cli.sources import (
     ENVIRONMENT_OTHERS,
     OUTPUT_FLAGS,
@@ -289,6 +289,15 @@ def test_an_unknown_key_of_any_source_is_refused_with_the_nearest(
         assert error.fact.startswith(told)
         assert error.fact.endswith(origin)
         assert error.remedy.endswith(remedy)
+
+
+def test_a_text_that_is_no_number_is_told_in_plain_words():
+    error = refusal(flags={"lr": "x"})
+    assert error.fact == "optimizer.lr = 'x' (--lr): it should be a valid number"
+
+
+def test_names_that_are_numbers_are_told_in_their_order():
+    assert nearest("foo", ["10", "all", "2", "1"]) == "choose from 1, 2, 10, all"
 
 
 def test_an_unknown_key_inside_a_spec_is_refused_with_the_nearest():

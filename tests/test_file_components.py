@@ -169,3 +169,11 @@ def test_a_damaged_record_of_a_run_is_named(rdfia, run_of_a_file):
     outcome = rdfia("param-count", str(run_of_a_file), "--input", "1x8x8", "--classes", "10")
     assert outcome.code == 2
     assert "environment.json' is damaged" in outcome.err
+
+
+@pytest.mark.parametrize("annotated", ["width=16", "width: len = 16"], ids=["read", "imported"])
+def test_a_positional_setting_is_told_where_it_belongs(rdfia, tmp_path: Path, annotated: str):
+    (tmp_path / "my_model.py").write_text(f"def build(input, {annotated}): ...\n")
+    outcome = rdfia("train", "./my_model.py:build:width=8")
+    assert outcome.code == 2
+    assert "put it behind the *: def build(..., *, width)" in outcome.err

@@ -157,6 +157,7 @@ def test_where_the_environment_is_strict_any_of_them_is_fatal(installed, rdfia, 
         assert refused.code == 4
         assert "of culprit 1.2 is" in refused.json["message"]
         assert fault.told in refused.json["message"]
+        assert "(MODEL" not in refused.json["message"], "whichever is asked for, it is not that"
     assert rdfia("--help").code == 0
     assert rdfia("--no-plugins", "train", "lenet", "--augment", "resize:size=12", *PLAN).code == 0
     monkeypatch.setenv("RDFIA_STRICT_PLUGINS", "0")

@@ -197,6 +197,11 @@ def test_re_exports_that_go_in_a_circle_end(write):
         ("import sig_absent.part as p", r"imports 'sig_absent.part', which is not installed"),
         ("from sig_absent.part import x", r"imports 'sig_absent.part', which is not installed"),
         ("def other(input): pass", "module 'sig_broken' has no function 'build'"),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import json\n"
+            "RATE = 0.1\nclass Lion:\n    pass\ndef built(input): pass",
+            "module 'sig_broken' has no function 'build'",
+        ),
         ("from json import loads", "module 'sig_broken' has no function 'build'"),
         ("", "module 'sig_broken' has no function 'build'"),
     ],

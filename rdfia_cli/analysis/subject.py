@@ -150,6 +150,7 @@ def _expand_one(text: str) -> list[str]:
     if not re.search(r"[*?\[]", pattern) or Path(pattern).exists():
         return [text]
     family, slash, member = pattern.partition("/")
+    lister = f"rdfia list models '{family}/*'" if slash else "rdfia list models"
     if slash:
         component = registry.find("models", parse_spec(family))
         known = [f"{family}/{name}" for name in registry.members(component)]
@@ -160,7 +161,7 @@ def _expand_one(text: str) -> list[str]:
         known = [name for name, component in named.items() if not registry.is_family(component)]
         found = fnmatch.filter(known, pattern)
     if not found:
-        raise UsageError(f"no model is called '{text}'", nearest(member or family, known))
+        raise UsageError(f"no model is called '{text}'", nearest(member or family, known, lister))
     return [f"{name}{colon}{settings}" for name in found]
 
 

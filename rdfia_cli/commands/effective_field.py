@@ -92,6 +92,8 @@ def add_pictures(
     flags: Mapping[str, Any],
 ) -> None:
     """Measure the effective fields and draw what the flags ask for; say so in the object."""
+    for text in _left_out(layers, flags):
+        console.warn(text)
     material = _gather(asked, subject, flags)
     measured: list[Measured] = []
     if flags["effective"]:
@@ -104,6 +106,15 @@ def add_pictures(
         console.say(f"drawn: {flags['plot']}")
     if measured and not flags["json"]:
         print_spreads(content)
+
+
+def _left_out(layers: Chosen, flags: Mapping[str, Any]) -> Iterator[str]:
+    """What was asked for and is too much, a line each."""
+    asked = len(layers.named)
+    if flags["effective"] and layers.is_narrowed and asked > MOST_LAYERS:
+        yield f"gradients are measured for the first {MOST_LAYERS} of {asked} layers asked for"
+    if flags["plot"] and layers.is_narrowed and asked > MOST_BOXES:
+        yield f"'{flags['plot']}' outlines the first {MOST_BOXES} of {asked} layers asked for"
 
 
 def _gather(asked: Request, subject: Subject, flags: Mapping[str, Any]) -> Material:

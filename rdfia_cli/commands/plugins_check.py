@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rdfia_cli import console, registry
 from rdfia_cli.commands.plugins import SCHEMA
 from rdfia_cli.entry_points import normalised
-from rdfia_cli.errors import ComponentError, nearest
+from rdfia_cli.errors import ComponentError, count, nearest
 from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def _rows(component: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     name = f"{component['group'].removesuffix('s')} {component['spec']}"
     checks: Sequence[Mapping[str, str]] = component["checks"]
     passed = sum(check["state"] == "passed" for check in checks)
-    yield name, f"{passed} checks", "passed", ""
+    if passed:
+        yield name, count(passed, "check"), "passed", ""
     for check in checks:
         if check["state"] != "passed":
             yield name, check["check"], check["state"], check["reason"]

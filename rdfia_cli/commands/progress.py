@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -133,15 +134,19 @@ def _whence(event: Started) -> str:
     return f", going on after epoch {event.epochs_done}" if event.epochs_done else ""
 
 
-def _epoch_line(event: EpochEnd) -> str:
+def _epoch_line(event: EpochEnd, width: float = math.inf) -> str:
+    """What an epoch gave; where it is wider than that, in lines that keep each split's whole."""
     scores = {"train": event.train, **event.evaluations}
-    measured = "  ".join(
-        f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}"
-        for name, score in scores.items()
-    )
-    return (
-        f"epoch {event.epoch}/{event.epochs}  {measured}  {event.images_per_second:,.0f} images/s"
-    )
+    lines = [f"epoch {event.epoch}/{event.epochs}"]
+    for part in (
+        *(f"{name} loss {s.loss:.4f} accuracy {s.accuracy:.4f}" for name, s in scores.items()),
+        f"{event.images_per_second:,.0f} images/s",
+    ):
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"  {part}")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -197,7 +202,7 @@ def _bar() -> Generator[Callable[[RunEvent], None]]:
         elif isinstance(event, EpochEnd):
             name = "validation" if "validation" in event.evaluations else "test"
             throttle.accuracy = f"{name} accuracy {event.evaluations[name].accuracy:.4f}  "
-            say(_epoch_line(event))
+            say(_epoch_line(event, progress.console.width))
         elif isinstance(event, Fitted):
             progress.update(task, description="drawing curves", measured="")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import RdfiaError, TrialsFailedError, UsageError, count, nearest
-from rdfia_cli.report.figures import FIGURES, HOLDS, QUICK_OVER, Curve, Figure, read_curve
+from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_curve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,11 +161,12 @@ def _train(
     """
     from rdfia_cli.commands.running import complete
     from rdfia_cli.config import resolve
+    from rdfia_cli.report.again import command_line
     from rdfia_cli.run import METRICS, read_lines
 
     asked = folder / "runs" / figure.recipe
     config = resolve(_sources(figure, flags, replaced, asked)).config
-    result = complete(config, quiet=flags["quiet"])
+    result = complete(config, quiet=flags["quiet"], anew="--set if_exists=new")
     # With if_exists = "new" a run goes elsewhere than asked.
     out = Path(result["run"])
     if result["test"] is None:
@@ -173,6 +175,7 @@ def _train(
     return {
         "data": result["data"],
         "compared": _is_the_reports(config.data.name, figure, replaced),
+        "command": command_line(config),
         "epochs": result["epochs"],
         "parameters": result["parameters"],
         "train": curve.train[-1],
@@ -196,6 +199,7 @@ def _sweep(
 ) -> dict[str, Any]:
     from rdfia_cli.commands.sweep import conclude
     from rdfia_cli.commands.sweep_progress import display
+    from rdfia_cli.sources import merge
     from rdfia_cli.sweep.campaign import Execution, open_ledger, plan, run_campaign
     from rdfia_cli.sweep.inline import Inline
     from rdfia_cli.sweep.question import SWEEP_KEYS, ask
@@ -207,7 +211,8 @@ def _sweep(
         "over": over,
         "out": str(folder / "sweeps" / figure.name),
     }
-    question = ask(_sources(figure, flags, replaced, None), settings)
+    sources = _sources(figure, flags, replaced, None)
+    question = ask(sources, settings)
     execution, planned = Execution("process"), plan(question)
     ledger = open_ledger(question)
     with display(question, execution, quiet=flags["quiet"]) as show:
@@ -217,12 +222,23 @@ def _sweep(
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     if failed:
         raise RdfiaError(f"trial {failed[0]['number']} failed: {failed[0]['message']}")
+    data = merge(sources)["data"]["name"].value
     return {
-        "compared": False,
+        "data": data,
+        "compared": _is_the_reports(data, figure, replaced),
+        "command": _sweep_command(figure, sources, over),
+        "test": content["best"] and content["best"]["test_accuracy"],
         "sweep": str(question.folder),
         "trials": content["trials"],
         "seconds": sum(trial["seconds"] for trial in content["trials"]),
     }
+
+
+def _sweep_command(figure: Figure, sources: Sources, over: Sequence[str]) -> str:
+    """The command of a sweep on its own, for a shell."""
+    set_ = [word for text in sources.assignments for word in ("--set", text)]
+    varied = [word for text in over for word in ("--over", text)]
+    return shlex.join(["rdfia", "sweep", "--recipe", figure.recipe, *set_, *varied])
 
 
 def judge(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -255,25 +271,26 @@ def _write(content: Mapping[str, Any], folder: Path) -> None:
             # One of an earlier call would pass for this one's.
             copy.unlink(missing_ok=True)
     durable.write_json(folder / CONTENT, content)
-    write_page(make_page(content), folder / PAGE)
+    write_page(make_page(content, folder), folder / PAGE)
 
 
 def _print(content: Mapping[str, Any]) -> None:
+    from rdfia_cli.report.reproduction import verdicts
+
     rows: list[tuple[str, ...]] = []
     for each in content["figures"]:
         numbers = [
             f"{each[key]:.4f}" if each.get(key) is not None else ""
             for key in ("train", "test", "gap")
         ]
-        said = "; ".join(
-            f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in each["claims"]
-        )
-        rows.append((each["name"], each["recipe"], *numbers, said))
+        data = each.get("data", "")
+        rows.append((each["name"], each["recipe"], data, *numbers, verdicts(each)))
         rows.extend(
-            ("", _settings(trial), "", f"{trial['test_accuracy']:.4f}", "", "")
+            ("", _settings(trial), "", "", f"{trial['test_accuracy']:.4f}", "", "")
             for trial in each.get("trials", ())
         )
-    console.print_table(("figure", "recipe", "train", "test", "gap", "the report"), rows)
+    heading = ("figure", "recipe", "data", "train", "test", "gap", "the report")
+    console.print_table(heading, rows)
 
 
 def _settings(trial: Mapping[str, Any]) -> str:

@@ -21,14 +21,20 @@ RESULT_FIELDS = (
 """What a finished run's result has besides its place; null where the run is left unfinished."""
 
 
-def complete(config: RunConfig, *, quiet: bool) -> Mapping[str, Any]:
-    """The result of a run: the stored one, else what training, or the rest of it, gives."""
+def complete(config: RunConfig, *, quiet: bool, anew: str = "--if-exists new") -> Mapping[str, Any]:
+    """The result of a run: the stored one, else what training, or the rest of it, gives.
+
+    Args:
+        config: its settings.
+        quiet: whether nothing is said meanwhile.
+        anew: the option of the command that trains a finished run again.
+    """
     from rdfia_cli import run
 
     place = run.place(config)
     if place.state == "finished":
         if not quiet:
-            console.say(f"'{place.folder}' is finished; --if-exists new trains again")
+            console.say(f"'{place.folder}' is finished; {anew} trains again")
         for text in run.outdated(place.folder, config):
             console.warn(text)
         if config.log:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import registry
-from rdfia_cli.config import PLACEMENT, ComponentConfig, RunConfig
+from rdfia_cli.config import PLACEMENT, ComponentConfig, RunConfig, hyper_parameters
 from rdfia_cli.invocation import options
 from rdfia_cli.sources import COMPONENT_GROUPS, LISTS
-from rdfia_cli.spec import parse_spec, value_text
+from rdfia_cli.spec import value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +52,6 @@ def settings(config: RunConfig) -> dict[str, tuple[str, bool]]:
 def _component_settings(
     key: str, dotted: str, chosen: ComponentConfig
 ) -> Iterator[tuple[str, tuple[str, bool]]]:
-    component = registry.find(COMPONENT_GROUPS[key], parse_spec(chosen.name))
-    known = registry.parameters(component).parameters
     yield dotted, (chosen.name, True)
-    for name, value in chosen.parameters.items():
-        usual = name in known and value == known[name].usual
+    for name, (value, usual) in hyper_parameters(key, chosen).items():
         yield f"{dotted}.{name}", (value_text(value), usual)

@@ -159,6 +159,7 @@ def lay_out(chart: Chart) -> Mapping[str, Any]:
         "x": x.texts,
         "y": y.texts,
         "widest": max((text for _, text in y.texts), key=len, default=""),
+        "cut": _cut(chart),
         "drawn": [_draw(series, chart, x, y) for series in chart.series],
         "read": {
             "single": chart.single,
@@ -172,6 +173,13 @@ def lay_out(chart: Chart) -> Mapping[str, Any]:
             "series": [_read(series, chart, x, y) for series in chart.series if not series.quiet],
         },
     }
+
+
+def _cut(chart: Chart) -> str:
+    """The end of the upright axis as text, where values lie above it; else empty."""
+    high = chart.y.high
+    values = [value for series in chart.series for value in series.y if math.isfinite(value)]
+    return "" if high is None or max(values, default=high) <= high else f"{high:.3g}"
 
 
 def _thinned(chart: Chart) -> Chart:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DASHES: Mapping[str, int] = {"test": 0, "train": 1, "validation": 2}
 MOST_COLUMNS = 4
 """Settings that differ up to which each is a column of the results."""
+MOST_NAMED = 2
+"""Models or datasets up to which each is named below the heading."""
 MOST_WITH_TRAIN = 4
 """Runs up to which the train curves are shown at first."""
 ENVIRONMENT = ("versions", "python", "plugins", "git", "device_name", "threads", "precision")
@@ -42,10 +44,16 @@ def comparison_page(
 ) -> Page:
     """The page of several runs: the best one's numbers, then the sections given."""
     named = list(zip(names_of(records), records, strict=True))
-    subjects = {f"{record.model} on {record.data}" for record in records}
-    about = next(iter(subjects)) if len(subjects) == 1 else f"{len(subjects)} models and datasets"
+    models, datasets = [r.model for r in records], [r.data for r in records]
+    about = f"{_named(models, 'model')} on {_named(datasets, 'dataset')}"
     states = [f"{name}: {note}" for name, record in named for note in state_notes(record)]
     return Page(title, about, _figures(named), sections, [*states, *notes])
+
+
+def _named(texts: Sequence[str], noun: str) -> str:
+    """What runs have, by name where there are few."""
+    known = list(dict.fromkeys(texts))
+    return " and ".join(known) if len(known) <= MOST_NAMED else f"{len(known)} {noun}s"
 
 
 def _figures(named: Sequence[tuple[str, RunRecord]]) -> list[Figure]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
-from rdfia_cli.report.colours import BLUE, CURVES, ORANGE, VERMILION, YELLOW
+from rdfia_cli.report.colours import BLUE, CURVES, GREEN, VERMILION, YELLOW
 from rdfia_cli.report.figure import PICTURES, drawable, margins, styled, write_figure
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPLITS = ("train", "validation", "test")
-COLOURS: Mapping[str, str] = {"train": BLUE, "validation": ORANGE, "test": VERMILION}
+COLOURS: Mapping[str, str] = {"train": BLUE, "validation": GREEN, "test": VERMILION}
 CLASS_COLOURS = (*CURVES, YELLOW)
 PANEL_INCHES = (5.0, 4.0)
 

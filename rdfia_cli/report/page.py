@@ -210,6 +210,13 @@ def prose(text: str) -> Markup:
     return _piece("prose", text)
 
 
+def link(text: str, path: Path) -> Markup:
+    """The way to a file, given from the folder of the page."""
+    from urllib.parse import quote
+
+    return _piece("link", text, quote(path.as_posix()))
+
+
 def heading(text: str) -> Markup:
     """A heading within a section."""
     return _piece("heading", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from rdfia_cli.report.page import (
     Section,
     Table,
     charts,
+    command,
     join,
+    link,
     picture,
     prose,
     table,
 )
 from rdfia_cli.report.pictures import png_uri
-from rdfia_cli.report.run_sections import COLOURS, measure_chart
+from rdfia_cli.report.run_sections import COLOURS, REPORT, measure_chart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,22 +37,30 @@ WIDEST = 1400
 """Pixels of a picture in the page."""
 
 
-def make_page(content: Mapping[str, Any]) -> Page:
-    """The page of `rdfia.reproduction/1`; the pictures come from the run folders that it names."""
+def make_page(content: Mapping[str, Any], folder: Path) -> Page:
+    """The page of `rdfia.reproduction/1`; the pictures come from the run folders that it names.
+
+    Args:
+        content: the object.
+        folder: where the page will stand, from which it leads to those of the runs.
+    """
     figures = content["figures"]
     claims = [claim for each in figures for claim in each["claims"]]
-    counts = {holds: sum(c["holds"] is holds for c in claims) for holds in HOLDS}
+    compared = [claim["holds"] for claim in claims if claim["holds"] is not None]
+    others = "" if any(f.get("compared") for f in figures) else "the data are not the report's"
     numbers = [
         Figure("figures", str(len(figures))),
-        Figure("statements that hold", str(counts[True]), f"of {counts[True] + counts[False]}"),
+        Figure("statements that hold", str(sum(compared)), f"of {len(compared)}")
+        if compared
+        else Figure("statements compared", "none", others),
         Figure("seconds of training", f"{sum(each.get('seconds', 0) for each in figures):,.0f}"),
     ]
     notes = ["A small run on the embedded data: its numbers are not the report's."]
     return Page(
         title="The figures of the course report, measured again",
-        subtitle="accuracy on the left, loss on the right; the report's words beside the numbers",
+        subtitle="accuracy and loss of each run; the report's words beside the numbers",
         figures=numbers,
-        sections=[_overview(figures), *(_section(each) for each in figures)],
+        sections=[_overview(figures), *(_section(each, folder) for each in figures)],
         notes=notes if content["quick"] else [],
         made_by=f"rdfia {__version__}",
     )
@@ -58,30 +69,46 @@ def make_page(content: Mapping[str, Any]) -> Page:
 def _overview(figures: Sequence[Mapping[str, Any]]) -> Section:
     rows: list[list[Cell | str]] = []
     for each in figures:
-        said = [f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in each["claims"]]
         rows.append(
             [
                 Cell(each["name"]),
                 each["recipe"],
+                each.get("data", ""),
                 *(_share(each.get(key)) for key in ("train", "test", "gap")),
-                each["error"] or "; ".join(said),
+                verdicts(each),
             ]
         )
-    heading = ("figure", "recipe", "train", "test", "gap", "the report")
-    content = Table(heading, rows, numbers=frozenset({2, 3, 4}), code=frozenset({1}))
-    return Section("overview", "All figures", table(content), "Accuracies after the last epoch.")
+    heading = ("figure", "recipe", "data", "train", "test", "gap", "the report")
+    content = Table(heading, rows, numbers=frozenset({3, 4, 5}), code=frozenset({1, 2}))
+    lead = "Accuracies after the last epoch; of a sweep, that of its best trial."
+    return Section("overview", "All figures", table(content), lead)
+
+
+def verdicts(each: Mapping[str, Any]) -> str:
+    """What became of a figure's statements, in a line."""
+    if each["error"]:
+        return each["error"]
+    if "trials" in each:
+        return f"best of {count(len(each['trials']), 'trial')}"
+    claims = each["claims"]
+    reasons = {claim["measured"] for claim in claims if claim["holds"] is None}
+    if len(reasons) == 1 and all(claim["holds"] is None for claim in claims):
+        return f"not compared: {reasons.pop()}"
+    return "; ".join(f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims)
 
 
 def _share(value: float | None) -> Cell:
     return Cell("" if value is None else f"{value:.1%}", value)
 
 
-def _section(each: Mapping[str, Any]) -> Section:
+def _section(each: Mapping[str, Any], folder: Path) -> Section:
     anchor = f"figure-{each['name']}"
     number = f"Figure {each['name']}: " if each["name"].isdigit() else ""
     title = f"{number}{each['title']}"
     if each["error"]:
         return Section(anchor, title, prose(each["error"]))
+    if not each["compared"]:
+        title += f", here on {each['data']}"
     claims = [
         [claim["statement"], claim["measured"], HOLDS[claim["holds"]]] for claim in each["claims"]
     ]
@@ -93,6 +120,10 @@ def _section(each: Mapping[str, Any]) -> Section:
         bodies.append(table(Table(("the report", "measured", ""), claims)))
     if "trials" in each:
         bodies.append(table(_trials(each["trials"])))
+    bodies.append(command(each["command"]))
+    report = Path(each.get("run") or each["sweep"]) / REPORT
+    if report.exists():
+        bodies.append(link("More about this run", Path(os.path.relpath(report, folder))))
     return Section(anchor, title, join(*bodies), _lead(each))
 
 
@@ -117,9 +148,9 @@ def _series(split: str, values: Sequence[float]) -> Series:
 
 def _lead(each: Mapping[str, Any]) -> str:
     if "trials" in each:
-        return f"rdfia sweep --recipe {each['recipe']}: {count(len(each['trials']), 'trial')}"
+        return f"Recipe {each['recipe']} on {each['data']}: {count(len(each['trials']), 'trial')}"
     return (
-        f"rdfia train --recipe {each['recipe']} on {each['data']}: "
+        f"Recipe {each['recipe']} on {each['data']}: "
         f"{count(each['epochs'], 'epoch')}, {count(each['parameters'], 'parameter')}, "
         f"{each['seconds']:,.0f} s"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rdfia_cli import run
 from rdfia_cli.config import RunConfig, spec_text
-from rdfia_cli.errors import UsageError
+from rdfia_cli.errors import ComponentError, UsageError
 
 Line = Mapping[str, Any]
 
@@ -86,7 +86,7 @@ def read_run(folder: Path, *, fitted: bool = False) -> RunRecord:
     Raises:
         UsageError: it is no run folder, or one of its files is damaged.
     """
-    config = run.load_config(folder)
+    config = _config(folder)
     lines = _lines(folder / run.METRICS)
     timings = _lines(folder / run.TIMINGS)
     result = _object(folder / run.RESULT)
@@ -101,6 +101,14 @@ def read_run(folder: Path, *, fitted: bool = False) -> RunRecord:
         decision=_object(folder / run.DECISION_MAP),
         fitted=fitted or result is not None,
     )
+
+
+def _config(folder: Path) -> RunConfig:
+    """The settings of a run, also where its components are gone, since its files tell all else."""
+    try:
+        return run.load_config(folder)
+    except ComponentError:
+        return run.written_config(folder)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

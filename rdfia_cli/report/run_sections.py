@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from rdfia_cli.report.run_record import Line, RunRecord
 
 SPLITS = ("train", "validation", "test")
-COLOURS: Mapping[str, int] = {"train": 0, "validation": 4, "test": 1}
-"""As in `curves.png`: blue, orange, vermilion."""
+COLOURS: Mapping[str, int] = {"train": 0, "validation": 2, "test": 1}
+"""As in `curves.png`: blue, green, vermilion."""
 REPORT = "report.html"
 STEPS = "train, each step"
 MOST_STEPS = 600
 """Points of the curve of the steps; of more, neighbours are averaged."""
+GUESS = 7.0
+"""Nats that a blind guess among a thousand classes costs: no sound model begins far above it."""
 EPOCH_AXIS = Axis("epoch", form="integer", low=None)
 
 
@@ -170,13 +172,17 @@ def measure_chart(title: str, measure: str, series: Sequence[Series]) -> Chart:
 
 
 def _loss_ceiling(series: Sequence[Series]) -> float | None:
-    """Where the axis of losses ends: at four times the typical loss if one leaves it far behind."""
+    """Where the axis of losses ends: at four times the typical loss if one leaves it far behind.
+
+    What a curve begins with is shown, unless it is worse than any guess.
+    """
     values = [value for one in series if not one.quiet for value in one.y]
     if not values:
         return None
     largest, typical = max(values), statistics.median(values)
-    first = max((one.y[0] for one in series if one.y and not one.quiet), default=largest)
-    ceiling = max(4 * typical, min(first, 8 * typical))
+    firsts = [one.y[0] for one in series if one.y and not one.quiet]
+    begun = max((first for first in firsts if first <= GUESS), default=0.0)
+    ceiling = max(4 * typical, 1.04 * begun, min(max(firsts), 8 * typical))
     return 1.04 * largest if largest <= ceiling or typical == 0 else ceiling
 
 

@@ -59,6 +59,17 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def augmented(augmentation: Augmentation, batch: Batch) -> Batch:
+    """What an augmentation makes of a batch, with a generator that is the same each time.
+
+    Raises:
+        NonConformityError: it is no batch.
+    """
+    found: Any = augmentation(batch, seeded())
+    require(isinstance(found, Batch), f"it returns {type(found).__name__}, not Batch")
+    return found
+
+
 def shape_and_dtype_are_as_promised(subject: Subject) -> None:
     """Batches of any size become float32 of the shape that `output` tells, at test time too."""
     usual(subject)
@@ -70,7 +81,7 @@ def shape_and_dtype_are_as_promised(subject: Subject) -> None:
 
 
 def _require_promised(flow: Augmentation, output: InputSpec, given: Batch) -> None:
-    found, count = flow(given, seeded()), len(given.labels)
+    found, count = augmented(flow, given), len(given.labels)
     shape, expected = tuple(found.inputs.shape), (count, *output.shape)
     where = f"{count} inputs of {tuple(given.inputs.shape[1:])}"
     require(shape == expected, f"it makes {shape} of {where}; `output` says {expected}")
@@ -82,7 +93,7 @@ def _require_promised(flow: Augmentation, output: InputSpec, given: Batch) -> No
 def pixels_stay_in_range(subject: Subject) -> None:
     """Pixels in [0, 1] stay in [0, 1]."""
     for fed, augmentation in accepted(subject):
-        found = augmentation(pixels(fed, SAMPLES), seeded()).inputs
+        found = augmented(augmentation, pixels(fed, SAMPLES)).inputs
         require(found.isfinite().all(), "it makes NaN or infinity")
         low, high = float(found.min()), float(found.max())
         require(-1e-6 <= low <= high <= 1 + 1e-6, f"it makes pixels from {low:.3g} to {high:.3g}")
@@ -94,7 +105,7 @@ def labels_stay_labels(subject: Subject) -> None:
     batch = pixels(fed, 8)
     shares = torch.rand(8, fed.classes, generator=seeded()).softmax(1)
     for labels in (batch.labels, shares):
-        found = augmentation(Batch(batch.inputs, labels), seeded()).labels
+        found = augmented(augmentation, Batch(batch.inputs, labels)).labels
         if found.ndim == 1:
             require(labels.ndim == 1, "it turns shares of classes into something else")
             require(found.dtype == torch.int64, f"it makes {found.dtype} of labels in int64")
@@ -108,7 +119,7 @@ def its_input_is_left_alone(subject: Subject) -> None:
     fed, augmentation = usual(subject)
     batch = pixels(fed, 8)
     before = Batch(batch.inputs.clone(), batch.labels.clone())
-    found = augmentation(batch, seeded())
+    found = augmented(augmentation, batch)
     same = torch.equal(batch.inputs, before.inputs) and torch.equal(batch.labels, before.labels)
     require(same, "it changes the batch that it is given")
     if found.inputs is not batch.inputs:
@@ -123,7 +134,7 @@ def the_generator_decides_everything(subject: Subject) -> None:
     """Equal generators give equal bits; no other generator is drawn from."""
     fed, augmentation = usual(subject)
     batch, state = pixels(fed, 16), torch.get_rng_state()
-    first, again = (augmentation(batch, seeded()) for _ in range(2))
+    first, again = (augmented(augmentation, batch) for _ in range(2))
     require(torch.equal(torch.get_rng_state(), state), "it draws from torch's global generator")
     require(
         torch.equal(first.inputs, again.inputs) and torch.equal(first.labels, again.labels),
@@ -139,7 +150,7 @@ def each_sample_has_its_own_draw(subject: Subject) -> None:
     image = pixels(fed, 1).inputs
     shape = (SAMPLES, *(-1 for _ in fed.shape))
     batch = Batch(image.expand(*shape).contiguous(), torch.arange(SAMPLES) % fed.classes)
-    found = augmentation(batch, seeded())
+    found = augmented(augmentation, batch)
     results = found.inputs.flatten(1)
     if found.labels.ndim == 2:
         # Equal images mix to the same image; how much of each shows in the labels.
@@ -162,7 +173,7 @@ def test_time_draws_nothing(subject: Subject) -> None:
         raise NotApplicableError("it does nothing at test time")
     require(not _draws(evaluation, fed), "`evaluation` draws random numbers")
     batch = pixels(fed, 4)
-    found = evaluation(batch, seeded())
+    found = augmented(evaluation, batch)
     require(torch.equal(found.labels, batch.labels), "`evaluation` changes the labels")
     require(evaluation.evaluation in (None, evaluation), "`evaluation` has an `evaluation` besides")
 
@@ -173,13 +184,13 @@ def the_layout_decides_nothing(subject: Subject) -> None:
     if len(fed.shape) != 3:
         raise NotApplicableError("it takes no images")
     batch = pixels(fed, 8)
-    expected = augmentation(batch, seeded()).inputs
+    expected = augmented(augmentation, batch).inputs
     wide = torch.zeros(8, *(size + 2 for size in fed.shape))
     view = wide[:, 1:-1, 1:-1, 1:-1]
     view.copy_(batch.inputs)
     last = batch.inputs.contiguous(memory_format=torch.channels_last)
     for name, inputs in {"channels that lie last": last, "a view": view}.items():
-        found = augmentation(Batch(inputs, batch.labels), seeded()).inputs
+        found = augmented(augmentation, Batch(inputs, batch.labels)).inputs
         require(_close(found, expected), f"{name} in memory give other pixels")
 
 

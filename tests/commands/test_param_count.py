@@ -250,3 +250,12 @@ def test_a_pattern_means_models_and_no_family(rdfia):
     found = expand(["*"])
     assert {"cnn", "vit"} <= {*found}
     assert not {"timm", "torchvision"} & {*found}
+
+
+def test_a_pattern_of_a_large_family_that_means_none_names_no_member(rdfia):
+    outcome = rdfia("param-count", "timm/nothing*")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "error: no model is called 'timm/nothing*'",
+        "see rdfia list models 'timm/*'",
+    ]

@@ -129,6 +129,7 @@ def test_what_never_ends_or_ends_the_process_is_named(rdfia, tmp_path, source, t
     (tmp_path / "mine.py").write_text(source)
     checked = rdfia("plugins", "check", "./mine.py:build", "--timeout", "15")
     assert checked.code == 4
+    assert "passed" not in checked.out, "nothing did"
     assert told in checked.out
 
 

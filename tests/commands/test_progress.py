@@ -46,6 +46,16 @@ def test_a_run_that_goes_on_says_from_where(capfd, done, told):
     assert announced(started(**done), capfd).endswith(told)
 
 
+def test_on_a_narrow_terminal_the_numbers_of_a_split_stay_together(rdfia, monkeypatch):
+    monkeypatch.setattr(console, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    found = rdfia("train", "mlp", "--data", "circles", "--epochs", "1", "--out", "run")
+    splits = [line for line in found.err.splitlines() if " loss " in line]
+    assert max(map(len, splits)) <= 80
+    named = [re.findall(r"(\w+) loss \d\.\d{4} accuracy \d\.\d{4}", line) for line in splits]
+    assert [name for names in named for name in names] == ["train", "validation", "test"]
+
+
 def test_on_a_terminal_the_line_of_each_epoch_stays_above_the_bar(rdfia, monkeypatch):
     monkeypatch.setattr(console, "on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")

@@ -125,3 +125,13 @@ def test_a_run_of_fp16_is_measured_in_fp32_and_its_warnings_are_told(rdfia, tmp_
     assert [entry["weights"] for entry in outcome.json["effective"]] == ["untrained", "trained"]
     assert "trained in fp16, which needs CUDA" in outcome.err
     assert "the run is not finished: 1 epochs are done" in outcome.err
+
+
+def test_what_a_picture_leaves_out_is_told(rdfia):
+    arguments = ("receptive-field", "vit:depth=2", "--input", "1x28x28", "--layer", "blocks.*")
+    found = rdfia(*arguments, "--plot", "fields.png", "--json", "-q")
+    assert found.code == 0, found.err
+    asked = len(found.json["layers"])
+    assert f"warning: 'fields.png' outlines the first 6 of {asked} layers asked for" in found.err
+    few = rdfia("receptive-field", "cnn", "--layer", "conv1", "--plot", "one.png", "--json", "-q")
+    assert "outlines" not in few.err

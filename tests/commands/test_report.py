@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,19 @@ def test_without_sound_weights_the_rest_is_shown_and_the_lack_is_told(rdfia: Cal
     assert "has no checkpoint" in line
     assert found.json["sections"] == ["curves", "layers", *FILES_ALONE[1:]]
     assert "has no checkpoint" in (own / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_whose_model_is_gone_is_told_by_its_files(rdfia: Callable, own: Path):
+    config = (own / "config.toml").read_text(encoding="utf-8")
+    ours = '[model]\nname = "./my_model.py:build"\nwidth = 8\n'
+    (own / "config.toml").write_text(re.sub(r"\[model\][^\[]*", f"{ours}\n", config))
+    found = rdfia("report", str(own), "--json")
+    assert found.code == 0, found.err
+    assert found.json["sections"] == FILES_ALONE
+    assert all("cannot read './my_model.py'" in note for note in found.json["notes"])
+    page = (own / "report.html").read_text(encoding="utf-8")
+    assert "./my_model.py:build:width=8 on digits" in page
+    assert "cannot read" in page
 
 
 def test_a_run_that_is_being_written_is_left_alone(rdfia_process: Callable, own: Path):

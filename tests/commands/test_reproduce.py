@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -137,6 +139,35 @@ def test_a_run_that_is_left_unfinished_is_no_figure(rdfia, tmp_path):
     assert outcome.code == 3
     (left,) = outcome.json["figures"]
     assert left["error"] == "'f/runs/mlp-circles' is unfinished, and left as it is"
+
+
+def test_what_is_on_other_data_says_so_and_which_command_made_it(rdfia, tmp_path):
+    arguments = ("reproduce", "8", "--quick", "--epochs", "1", "--out", "f")
+    first, again = rdfia(*arguments), rdfia(*arguments)
+    assert first.code == again.code == 0, first.err
+    assert "not compared: on other data than the report's" in first.out
+    assert "digits" in first.out
+    assert "--set if_exists=new trains again" in again.err
+    page = html.unescape((tmp_path / "f/index.html").read_text())
+    assert "batch 128, here on digits</h2>" in page
+    assert " of 0" not in page
+    assert (tmp_path / "f" / re.search(r'href="(runs/[^"]*)"', page)[1]).is_file()
+    command = re.search(r"<code>(rdfia train .*?)</code>", page, re.DOTALL)[1]
+    made = rdfia(*shlex.split(command.replace("\\\n", " "))[1:], "--out", "again", "-q", "--json")
+    stored = json.loads((tmp_path / "f/runs/cnn-cifar10/result.json").read_text())
+    assert made.json["weights_sha256"] == stored["weights_sha256"]
+
+
+def test_a_sweep_tells_its_best_trial_and_its_command(rdfia, tmp_path):
+    outcome = rdfia(*SHORT, "vit-mnist-patch", "--epochs", "1", "--set", "model.dim=8")
+    assert outcome.code == 0, outcome.err
+    (made,) = outcome.json["figures"]
+    best = max(made["trials"], key=lambda trial: trial["validation_accuracy"])
+    assert (made["test"], made["data"]) == (best["test_accuracy"], "digits")
+    plan = rdfia(*shlex.split(made["command"])[1:], "--dry-run")
+    assert plan.code == 0, plan.err
+    assert len(plan.out.splitlines()) == len(made["trials"])
+    assert "best of 4 trials" in (tmp_path / "f/index.html").read_text()
 
 
 @pytest.mark.parametrize(

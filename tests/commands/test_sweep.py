@@ -205,6 +205,16 @@ def test_values_may_be_written_as_one_likes(rdfia, tmp_path):
     assert (tmp_path / "s/map.png").exists()
 
 
+def test_a_misspelt_table_is_named_rather_than_that_nothing_varies(rdfia, tmp_path):
+    (tmp_path / "s.toml").write_text("[sweeep]\nover = {seed = [0, 1]}\n")
+    outcome = rdfia("sweep", "mlp", "--config", "s.toml")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "error: unknown setting 'sweeep' (file s.toml)",
+        "did you mean 'sweep'?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

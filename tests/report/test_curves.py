@@ -89,7 +89,7 @@ class CommentedTree(ElementTree.TreeBuilder):
 def lines_drawn(path: Path) -> int:
     """The curves of an SVG: the lines clipped to a panel that are in a colour of a split."""
     text = path.read_text().lower()
-    colours = ("#0072b2", "#e69f00", "#d55e00")
+    colours = ("#0072b2", "#009e73", "#d55e00")
     return sum(
         'clip-path="' in tag and any(colour in tag for colour in colours) and "fill: none" in tag
         for tag in text.split("<path")

@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from rdfia_cli.report.chart import Group, Series
 from rdfia_cli.report.comparison_sections import comparison_page, comparison_sections
 from rdfia_cli.report.model_sections import model_sections
-from rdfia_cli.report.page import LARGEST, Page, render
+from rdfia_cli.report.page import LARGEST, Page, charts, render
 from rdfia_cli.report.run_record import read_run
-from rdfia_cli.report.run_sections import file_sections, run_page, write_run_page
+from rdfia_cli.report.run_sections import (
+    file_sections,
+    measure_chart,
+    run_page,
+    write_run_page,
+)
 from rdfia_cli.report.sweep_record import read_sweep
 from rdfia_cli.report.sweep_sections import sweep_page
 
@@ -64,6 +70,21 @@ class Reader(HTMLParser):
 
     def values(self, name: str) -> list[str]:
         return [value for _, found in self.elements if (value := found.get(name)) is not None]
+
+
+def test_a_curve_of_one_epoch_is_drawn_as_dots(example_run: Callable, example_sweep: Callable):
+    record = read_run(example_run(epochs=1))
+    run, sweep = (
+        render(page)
+        for page in (
+            run_page(record, file_sections(record)),
+            sweep_page(read_sweep(example_sweep(trials=8, epochs=1))),
+        )
+    )
+    for page in (run, sweep):
+        drawn = re.findall(r'<g class="(\w+)[^>]*>(<path d="M[\d.]+ [\d.]+h0")', page)
+        assert drawn
+        assert {mark for mark, _ in drawn} == {"dots"}, "a line of no length is invisible"
 
 
 @pytest.fixture(params=["run", "comparison", "sweep", "hostile"])
@@ -200,3 +221,27 @@ def test_one_epoch_is_told_in_the_singular(example_run: Callable):
     (folder / "result.json").unlink()
     (note,) = run_page(read_run(folder), []).notes
     assert note == "The run is not finished: 1 of 1 epoch done."
+
+
+def loss_page(*curves: list[float]) -> str:
+    series = [Series(str(i), range(1, len(y) + 1), y) for i, y in enumerate(curves)]
+    return str(charts(Group([measure_chart("Loss", "loss", series)])))
+
+
+def test_curves_of_loss_are_shown_from_where_they_begin():
+    page = loss_page([2.3, 0.3, *[0.05] * 20], [1.9, 0.2, *[0.04] * 20])
+    heights = [float(y) for y in re.findall(r"M[\d.]+ (-?[\d.]+)L", page)]
+    assert heights
+    assert min(heights) >= 0, "a curve begins above the chart"
+    assert "cut off" not in page
+
+
+def test_a_chart_says_where_it_cuts_a_loss_off():
+    page = loss_page([1e6, 0.5, 0.5, 0.5, 0.5])
+    assert "cross-entropy, nats; cut off above 4" in page
+    assert 'class="chart cut"' in page
+
+
+def test_a_comparison_names_its_models_and_their_data(example_run: Callable):
+    records = [read_run(example_run(name, model=name)) for name in ("mlp", "cnn")]
+    assert comparison_page(records, [], "two").subtitle == "mlp and cnn on digits"

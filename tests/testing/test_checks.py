@@ -142,6 +142,7 @@ AUGMENTATION_FAULTS = {
          "`output` says"),
         ("class F(Flow):\n def forward(self, b, g): return Batch(b.inputs.double(), b.labels)",
          "torch.float64"),
+        ("class F(Flow):\n def forward(self, b, g): return b.inputs", "returns Tensor, not Batch"),
     ],
     "pixels_stay_in_range": [
         ("class F(Flow):\n def forward(self, b, g): return Batch(b.inputs * 2, b.labels)", "2"),
