@@ -341,16 +341,6 @@ def test_outside_of_a_repository_there_is_no_revision(monkeypatch: pytest.Monkey
     assert run.describe_environment()["git"] is None
 
 
-def test_a_run_of_a_plugin_that_is_gone_names_it(tmp_path: Path):
-    (tmp_path / "config.toml").write_text('augment = ["spots"]\n')
-    (tmp_path / "environment.json").write_text('{"plugins": {"rdfia-spots": "0.1.0"}}')
-    with pytest.raises(ComponentError) as caught:
-        run.load_config(tmp_path)
-    assert "unknown augmentation 'spots'" in caught.value.fact
-    assert "the run had rdfia-spots 0.1.0, not installed here" in caught.value.fact
-    assert caught.value.remedy == "install rdfia-spots 0.1.0"
-
-
 def test_the_best_epoch_is_the_first_of_the_highest_accuracy_and_lowest_loss():
     def line(epoch: int, accuracy: float, loss: float) -> dict:
         return {"epoch": epoch, "validation": {"accuracy": accuracy, "loss": loss}}
@@ -360,3 +350,13 @@ def test_the_best_epoch_is_the_first_of_the_highest_accuracy_and_lowest_loss():
     assert best is not None
     assert best["epoch"] == 3
     assert run.best_epoch([{"epoch": 1, "train": {}}]) is None
+
+
+def test_a_run_of_a_plugin_that_is_gone_names_it(tmp_path: Path):
+    (tmp_path / "config.toml").write_text('augment = ["spots"]\n')
+    (tmp_path / "environment.json").write_text('{"plugins": {"rdfia-spots": "0.1.0"}}')
+    with pytest.raises(ComponentError) as caught:
+        run.load_config(tmp_path)
+    assert "unknown augmentation 'spots'" in caught.value.fact
+    assert "the run had rdfia-spots 0.1.0, not installed here" in caught.value.fact
+    assert caught.value.remedy == "install rdfia-spots 0.1.0"

@@ -101,7 +101,7 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     table = _merge_tables(sources)
     texts = _over_texts(flags["over"] or (), table.get("over", {}))
     if not texts:
-        resolve(sources)  # a misspelt table of the sweep is the better reason
+        resolve(sources)  # a misspelt [sweep] or key is why
         raise UsageError("nothing varies", "add --over optimizer.lr=0.01,0.1,1 for a sweep")
     space = _read_space(sources, texts)
     _refuse_double(space)
