@@ -57,7 +57,7 @@ def choose_engine(trials: Sequence[Trial]) -> Chosen:
     try:
         way = fit_together(group)
         single = Prepared(group[0].trial, alone, shared.prepare(alone))
-        gain = _compare(group[: way.width], single, even=way.even)
+        gain = _compare(group[: way.width], single, least=way.least)
     except ApartError as error:
         return Chosen("process", f"not stacked: {error}")
     except RuntimeError as error:
@@ -71,9 +71,9 @@ def _two_digits(gain: float) -> str:
     return number_text(Decimal(f"{gain:.2g}"))
 
 
-def _compare(group: Sequence[Prepared], alone: Prepared, *, even: bool) -> float:
+def _compare(group: Sequence[Prepared], alone: Prepared, *, least: int) -> float:
     """How many times as fast a stack is as its trials one after the other."""
-    stack = Stack([each.member for each in group], even=even)
+    stack = Stack([each.member for each in group], least=least)
     stack.begin_epoch()
     plans = [each.member.plan for each in group]
     steps = plans[0].steps_per_epoch

@@ -104,7 +104,7 @@ def _run_alike(
             yield from (TrialWarned(trial.number, text) for text in found.warnings)
         elif found is not None:
             yield found
-    stacks: list[tuple[bool, list[Prepared]]] = []
+    stacks: list[tuple[int, list[Prepared]]] = []
     for group in group_alike(prepared):
         try:
             fit = fit_together(group)
@@ -112,12 +112,12 @@ def _run_alike(
             apart.update({each.trial.number: str(error) for each in group})
             continue
         for first in range(0, len(group), fit.width):
-            stacks.append((fit.even, group[first : first + fit.width]))
+            stacks.append((fit.least, group[first : first + fit.width]))
     # A trial that ended is kept by nobody: its tensors are views, which hold those of its stack.
     prepared.clear()
-    for even, waiting in stacks:
+    for least, waiting in stacks:
         _heed(stop)
-        yield from _train(waiting, judge, apart, stop, even=even)
+        yield from _train(waiting, judge, apart, stop, least=least)
 
 
 def _heed(stop: experiment.StopRequest) -> None:
@@ -153,12 +153,12 @@ class _Room:
 
     Attributes:
         live: the trials, in the order of their slots.
-        even: whether the operations of their models are even, see `kernels`.
+        least: slots that a stack of their models has at least, see `kernels`.
         stack: of their tensors.
     """
 
     live: list[Prepared]
-    even: bool
+    least: int
     stack: Stack = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,7 +174,7 @@ class _Room:
             self._stack_up()
 
     def _stack_up(self) -> None:
-        self.stack = Stack([each.member for each in self.live], even=self.even)
+        self.stack = Stack([each.member for each in self.live], least=self.least)
 
 
 def _train(
@@ -183,10 +183,10 @@ def _train(
     apart: dict[int, str],
     stop: experiment.StopRequest,
     *,
-    even: bool,
+    least: int,
 ) -> Iterator[TrialEvent]:
     """Train trials in one stack; they are taken out of the list."""
-    room = _Room(list(waiting), even)
+    room = _Room(list(waiting), least)
     waiting.clear()
     for each in room.live:
         progress, plan = each.member.state.progress, each.member.plan

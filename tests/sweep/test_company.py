@@ -80,10 +80,10 @@ def prepare(trials: Sequence[Trial], shared: Shared) -> list[Prepared]:
     ]
 
 
-def train(trials: Sequence[Trial], shared: Shared, *, even: bool) -> Mapping[int, bytes]:
+def train(trials: Sequence[Trial], shared: Shared, *, least: int) -> Mapping[int, bytes]:
     """The bytes of each trial's tensors after a few steps, and of its scores."""
     prepared = prepare(trials, shared)
-    stack = Stack([each.member for each in prepared], even=even)
+    stack = Stack([each.member for each in prepared], least=least)
     stack.begin_epoch()
     last = prepared[0].member.plan.steps_per_epoch - 1
     for step in (*range(STEPS - 1), last):
@@ -107,11 +107,11 @@ def compare_groupings(name: str, seed: int, groupings: int, largest: int) -> Non
     chance = random.Random(seed)
     trials = draw_trials(name, chance, largest)
     shared = share(trials[0].config)
-    even = fit_together(prepare(trials[:2], shared)).even
-    expected = train(trials, shared, even=even)
+    least = fit_together(prepare(trials[:2], shared)).least
+    expected = train(trials, shared, least=least)
     for _ in range(groupings):
         size = chance.randint(1, largest)
-        for number, found in train(chance.sample(trials, size), shared, even=even).items():
+        for number, found in train(chance.sample(trials, size), shared, least=least).items():
             assert found == expected[number], (number, size)
 
 

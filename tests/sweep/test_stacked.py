@@ -230,9 +230,9 @@ def test_trials_of_one_structure_are_one_stack(make_trials, monkeypatch: pytest.
     sizes: list[int] = []
 
     class Counted(stacked_engine.Stack):
-        def __init__(self, members: Sequence[Any], *, even: bool) -> None:
+        def __init__(self, members: Sequence[Any], *, least: int) -> None:
             sizes.append(len(members))
-            super().__init__(members, even=even)
+            super().__init__(members, least=least)
 
     monkeypatch.setattr(stacked_engine, "Stack", Counted)
     rates = ({"optimizer.lr": rate, "epochs": 1} for rate in (0.01, 0.02, 0.03, 0.04))

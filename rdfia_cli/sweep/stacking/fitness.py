@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from rdfia_cli.sweep.stacking.alike import TENSORS, equal
 from rdfia_cli.sweep.stacking.draws import Draw, handing_out, note_draws
-from rdfia_cli.sweep.stacking.kernels import Operations
+from rdfia_cli.sweep.stacking.kernels import Operations, least_slots
 from rdfia_cli.training.loop import Plan
 from rdfia_cli.training.precision import Arithmetic
 from rdfia_cli.training.randomness import draw_order
@@ -33,7 +33,7 @@ class ApartError(Exception):
     """A trial must be trained the ordinary way; the message says why."""
 
 
-def examine(model: nn.Module, plan: Plan) -> bool:
+def examine(model: nn.Module, plan: Plan) -> int:
     """Try a step and a scoring on a copy of a model.
 
     Args:
@@ -41,7 +41,7 @@ def examine(model: nn.Module, plan: Plan) -> bool:
         plan: of a run of it.
 
     Returns:
-        Whether all its operations are even, see `kernels`.
+        How many slots a stack of it has at least, see `kernels`.
 
     Raises:
         ApartError: it cannot be stacked.
@@ -66,7 +66,7 @@ def examine(model: nn.Module, plan: Plan) -> bool:
         raise ApartError("it multiplies the numbers of all trials by one matrix")
     if operations.uneven and plan.arithmetic.precision == "bf16":
         raise ApartError(f"in bf16 {min(operations.uneven)} may round by the company of a trial")
-    return not operations.uneven
+    return least_slots(operations, inputs.device)
 
 
 def _copy_to_train(model: nn.Module, frozen: Sequence[nn.Module]) -> nn.Module:

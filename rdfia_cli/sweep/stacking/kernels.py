@@ -1,11 +1,12 @@
 """What keeps a stack's kernels from treating its trials unlike, so that company changes no bit.
 
-Three things do. A kernel for vectors computes what is left over at the end of a tensor one by one,
+Four things do. A kernel for vectors computes what is left over at the end of a tensor one by one,
 and some functions (sigmoid, ELU) round otherwise there, as do sums over what is not laid out trial
 after trial: models with such operations get the same number of slots always. Several threads divide
 a tensor wherever it comes out: a stack computes in one, and the processors are shared out to
-stacks. And MKL's matrix products round by how their operands lie in memory, unless told not to, as
-`assembly` does.
+stacks. A grouped convolution of a few channels has a kernel of its own: a stack of such models has
+some slots at least. And MKL's matrix products round by how their operands lie in memory, unless
+told not to, as `assembly` does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ VECTORS_AT_ONCE = 4 * 64
 """Bytes of the vectors that a sum goes through at once with AVX-512."""
 LEAST_SLOTS = 2
 """One trial alone would take other kernels than several."""
+LEAST_CONVOLVING = 16
+"""As many as a vector of AVX-512 has floats: a grouped convolution of fewer channels, such as one
+of few trials on images of one channel, is computed by another kernel."""
 
 _VIEWS = """alias as_strided cat clone contiguous copy detach empty empty_like empty_strided expand
 fill full full_like index_select lift_fresh movedim new_empty new_empty_strided new_full new_zeros
@@ -50,7 +54,7 @@ EVEN = frozenset(" ".join((_VIEWS, _EXACT, _MEASURED, _BY_SLOT)).split())
 REDUCTIONS = frozenset({"amax", "amin", "logsumexp", "mean", "prod", "std", "sum", "var"})
 """Those that are even by how the slots lie in memory."""
 EVEN_BUT_IN_DOUBLE = frozenset({"gelu", "gelu_backward"})
-"""The same of those that do so but in double precision, and there not."""
+"""The same of those that do so but in double precision, and in bf16 with AVX-512 alone."""
 EVEN_BUT_SCALED = frozenset({"add", "rsub", "sub"})
 """Those that do so unless they multiply by a number besides."""
 EVEN_POWERS = (1, 2, 3)
@@ -59,15 +63,16 @@ JOINING = frozenset({"addmm", "addmv", "dot", "mm", "mv"})
 """Products of two matrices for all slots, whose bits may depend on how many there are."""
 
 
-def slots_for(trials: int, *, even: bool, device: torch.device) -> int:
-    """How many slots a stack of some trials has; those left over repeat a trial.
+def least_slots(operations: Operations, device: torch.device) -> int:
+    """How many slots a stack has at least; those left over repeat a trial.
 
     Args:
-        trials: how many, up to `MOST_TRIALS`.
-        even: the model's operations are all in `EVEN`.
+        operations: those of the models' steps and scoring.
         device: elsewhere than on a CPU kernels are chosen by size, so that the size stays.
     """
-    return max(LEAST_SLOTS, trials) if even and device.type == "cpu" else MOST_TRIALS
+    if operations.uneven or device.type != "cpu":
+        return MOST_TRIALS
+    return LEAST_CONVOLVING if operations.convolving else LEAST_SLOTS
 
 
 @contextlib.contextmanager
@@ -89,12 +94,14 @@ class Operations(TorchDispatchMode):
     Attributes:
         uneven: the names of those that are not known to be even.
         joining: the names of those that join all slots into one product.
+        convolving: whether there is a convolution among them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.uneven: set[str] = set()
         self.joining: set[str] = set()
+        self.convolving = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,6 +117,7 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__.removesuffix("_")
+        self.convolving |= name == "convolution"
         if name in JOINING:
             self.joining.add(name)
         elif not _is_even(name, args, kwargs):
@@ -119,13 +127,18 @@ class Operations(TorchDispatchMode):
 
 def _is_even(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     if name in EVEN_BUT_IN_DOUBLE:
-        return args[0].dtype != torch.float64 and kwargs.get("approximate", "none") == "none"
+        kinds = {torch.float32: True, torch.bfloat16: _has_avx512()}
+        return kinds.get(args[0].dtype, False) and kwargs.get("approximate", "none") == "none"
     if name in REDUCTIONS:
         return len(args) > 1 and _is_reduced_evenly(args[0], args[1])
     if name == "pow":
         return args[1] in EVEN_POWERS
     scaled = name in EVEN_BUT_SCALED and (len(args) > 2 or kwargs.get("alpha", 1) != 1)
     return name in EVEN and not scaled
+
+
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _is_reduced_evenly(tensor: torch.Tensor, axes: Any) -> bool:

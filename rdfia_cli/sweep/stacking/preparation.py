@@ -14,7 +14,7 @@ from rdfia_cli.config import RunConfig
 from rdfia_cli.spec import HandDifferentiated, Split, Splits
 from rdfia_cli.sweep.stacking.alike import find_difference
 from rdfia_cli.sweep.stacking.fitness import ApartError, examine
-from rdfia_cli.sweep.stacking.kernels import MOST_TRIALS, slots_for
+from rdfia_cli.sweep.stacking.kernels import MOST_TRIALS
 from rdfia_cli.sweep.stacking.stack import Member
 from rdfia_cli.sweep.trial import SECONDS_FOR_A_LOCK, Trial
 from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
@@ -50,11 +50,11 @@ class Fit:
     """How trials are stacked.
 
     Attributes:
-        even: whether the operations of their models are even, see `kernels`.
+        least: slots that a stack of their models has at least, see `kernels`.
         width: how many may share a stack.
     """
 
-    even: bool
+    least: int
     width: int
 
 
@@ -238,12 +238,11 @@ def fit_together(group: Sequence[Prepared]) -> Fit:
         ApartError: they cannot be.
     """
     first = group[0]
-    even = examine(first.parts.model, first.member.plan)
+    least = examine(first.parts.model, first.member.plan)
     most = min(MOST_TRIALS, MEMORY_FOR_ACTIVATIONS // _measure_activations(first))
-    least = slots_for(1, even=even, device=first.parts.device)
     if most < least:
         raise ApartError(f"the activations of {least} trials take too much memory")
-    return Fit(even, most)
+    return Fit(least, most)
 
 
 def _measure_activations(prepared: Prepared) -> int:

@@ -25,7 +25,6 @@ from torch.func import functional_call
 from rdfia_cli.spec import Batch
 from rdfia_cli.sweep.stacking.alike import RATES
 from rdfia_cli.sweep.stacking.draws import Draw, handing_out, note_draws
-from rdfia_cli.sweep.stacking.kernels import LEAST_SLOTS, slots_for
 from rdfia_cli.sweep.stacking.updates import StackedOptimizer
 from rdfia_cli.training.averaging import Average
 from rdfia_cli.training.inputs import Pipeline
@@ -50,12 +49,12 @@ class Stack:
 
     Args:
         members: the trials; their tensors become views of the stack's.
-        even: whether the operations of their models are even, see `kernels`.
+        least: slots that a stack of their models has at least, see `kernels`.
     """
 
-    def __init__(self, members: Sequence[Member], *, even: bool) -> None:
+    def __init__(self, members: Sequence[Member], *, least: int) -> None:
         self.members = members
-        self._even = even
+        self._least = least
         self._first = members[0].plan
         self._device = self._first.train.device
         self._slots = [members[place] for place in self._pad(range(len(members)))]
@@ -177,20 +176,15 @@ class Stack:
             yield logits.float().cpu()
 
     def _divide(self, slots: int, examples: int) -> Iterator[slice]:
-        """Slices of slots, of a number that a stack may have, to score some examples each."""
-        variable = self._even and self._device.type == "cpu"
-        most = max(LEAST_SLOTS + 1, EVALUATED_TOGETHER // examples) if variable else slots
-        begin = 0
-        while begin < slots:
-            end = min(begin + most, slots)
-            if slots - end == 1:
-                end -= LEAST_SLOTS - 1
-            yield slice(begin, end)
-            begin = end
+        """Slices of slots, of numbers that a stack may have, to score some examples each."""
+        wanted = -(-slots * examples // EVALUATED_TOGETHER)
+        parts = max(1, min(wanted, slots // self._least))
+        for part in range(parts):
+            yield slice(part * slots // parts, (part + 1) * slots // parts)
 
     def _pad(self, places: Sequence[int]) -> Sequence[int]:
         """The places of some members and, in slots left over, the first of them again."""
-        slots = slots_for(len(places), even=self._even, device=self._device)
+        slots = max(len(places), self._least)
         return [*places, *[places[0]] * (slots - len(places))]
 
     def _begin_progress(self) -> None:

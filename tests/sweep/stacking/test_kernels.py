@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdfia_cli.sweep.stacking.kernels import Operations, one_thread, slots_for
+from rdfia_cli.sweep.stacking.kernels import Operations, least_slots, one_thread
 
 ATEN = torch.ops.aten
 FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -56,7 +56,8 @@ def test_an_even_function_rounds_alike_in_a_vector_and_alone(name: str, dtype: t
     with Operations() as operations:
         whole = FUNCTIONS[name](*values)
     if operations.uneven:
-        assert (name.startswith("gelu"), dtype) == (True, torch.float64)
+        assert name.startswith("gelu")
+        assert dtype != torch.float32
         return
     pieces = [
         FUNCTIONS[name](*(v[i : i + LEFT_OVER].clone() for v in values))
@@ -90,11 +91,23 @@ def test_sums_over_interleaved_slots_are_even_only_in_whole_vectors():
         assert (not operations.uneven) == even
 
 
-def test_a_stack_has_as_many_slots_as_trials_or_always_the_same():
-    cpu = torch.device("cpu")
-    assert [slots_for(n, even=True, device=cpu) for n in (1, 2, 5, 64)] == [2, 2, 5, 64]
-    assert {slots_for(n, even=False, device=cpu) for n in (1, 2, 5, 64)} == {64}
-    assert slots_for(1, even=True, device=torch.device("meta")) == 64
+@pytest.mark.parametrize(
+    ("function", "device", "least"),
+    [
+        (torch.tanh, "cpu", 2),
+        (lambda x: F.conv2d(x, x), "cpu", 16),
+        (torch.sigmoid, "cpu", 64),
+        (torch.tanh, "meta", 64),
+    ],
+    ids=["even", "a convolution", "uneven", "elsewhere"],
+)
+def test_a_stack_has_as_many_slots_as_its_operations_need(
+    function: Callable[[Tensor], Tensor], device: str, least: int
+):
+    inputs = torch.rand(2, 2, 3, 3)
+    with Operations() as operations:
+        function(inputs)
+    assert least_slots(operations, torch.device(device)) == least
 
 
 def test_one_thread_is_given_back():
