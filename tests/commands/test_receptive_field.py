@@ -124,7 +124,7 @@ def test_a_run_of_fp16_is_measured_in_fp32_and_its_warnings_are_told(rdfia, tmp_
     assert outcome.code == 0, outcome.err
     assert [entry["weights"] for entry in outcome.json["effective"]] == ["untrained", "trained"]
     assert "trained in fp16, which needs CUDA" in outcome.err
-    assert "the run is not finished: 1 epochs are done" in outcome.err
+    assert "the run is not finished: 1 epoch done" in outcome.err
 
 
 def test_what_a_picture_leaves_out_is_told(rdfia):
