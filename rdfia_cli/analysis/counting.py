@@ -100,11 +100,16 @@ def count_pass(
 
 @contextlib.contextmanager
 def _decomposed() -> Generator[None]:
-    """Keep torch from its fused kernels of attention and recurrence, which differ by device."""
+    """Keep torch from kernels that differ by device or by what a run asked for.
+
+    Those of attention and recurrence are fused; resampling gathers by index where a run asked for
+    deterministic kernels.
+    """
     switches: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
         (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
         (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),  # pyright: ignore
         (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),  # pyright: ignore
+        (torch.are_deterministic_algorithms_enabled, torch._C._set_deterministic_algorithms),  # pyright: ignore
     )
     before = [get() for get, _ in switches]
     for _, turn in switches:

@@ -229,3 +229,15 @@ def test_what_cannot_run_on_the_cpu_has_no_figure_on_meta_either(model, shape):
     for device in ("cpu", "meta"):
         with pytest.raises((RuntimeError, IndexError)):
             count_pass(model.to(device).eval(), torch.empty(shape, device=device))
+
+
+def test_a_run_that_asked_for_deterministic_kernels_changes_no_count():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear"))
+    usual = macs(model, (1, 3, 8, 8), "fvcore")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch._C._set_deterministic_algorithms(not before)
+    try:
+        assert macs(model, (1, 3, 8, 8), "fvcore") == usual
+        assert torch.are_deterministic_algorithms_enabled() != before
+    finally:
+        torch._C._set_deterministic_algorithms(before)
