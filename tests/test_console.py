@@ -448,7 +448,12 @@ def test_completion_offers_what_is_installed(words, offered):
         ("cnnn", ["cnn", "vit"], "", "did you mean 'cnn'?"),
         ("zzz", ["vit", "cnn"], "", "choose from cnn, vit"),
         ("zzz", [], "rdfia list", "there is none to choose from"),
-        ("zzz", map(str, range(12)), "rdfia list", "choose from 0, 1, 10, 11, 2, 3, 4, 5, 6, 7, "),
+        (
+            "zzz",
+            map(str, range(12)),
+            "rdfia list",
+            "choose from 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
+        ),
         ("zzz", map(str, range(13)), "rdfia list", "see rdfia list"),
     ],
 )

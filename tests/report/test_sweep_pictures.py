@@ -98,6 +98,7 @@ def test_a_map_of_a_listed_setting_and_a_logarithmic_one_names_the_listed_values
         {
             "number": number,
             "parameters": {"word": word, "lr": 10.0**-number},
+            "state": "finished",
             "validation_accuracy": 0.5,
             "run": "absent",
         }
