@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,40 +17,22 @@ from rdfia_cli.options import (
     AnalysedModels,
     Assignments,
     Augmentations,
-    BatchSize,
     Classes,
-    ClassWeights,
-    ClipNorm,
     Data,
-    Device,
     DeviceOfRun,
-    EarlyStopping,
-    EmaDecay,
-    Epochs,
     Files,
     FolderOfRuns,
-    Freeze,
-    HeadLearningRateFactor,
     IfExists,
     Input,
     Json,
-    LabelSmoothing,
-    LayerDecay,
-    LearningRate,
-    LogEvery,
-    Loggers,
     Model,
-    Normalize,
-    Optimizer,
-    Precision,
     Quiet,
     Recipe,
-    Schedule,
     Seed,
     Traceback,
-    Validation,
     complete,
     setting,
+    with_settings,
 )
 
 EPILOG = (
@@ -96,31 +78,10 @@ def rdfia(
 
 
 @app.command()
+@with_settings()
 def train(
     ctx: typer.Context,
     model: Model = None,
-    data: Data = None,
-    augment: Augmentations = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    lr: LearningRate = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    normalize: Normalize = None,
-    validation: Validation = None,
-    label_smoothing: LabelSmoothing = None,
-    class_weights: ClassWeights = None,
-    clip_norm: ClipNorm = None,
-    ema_decay: EmaDecay = None,
-    freeze: Freeze = None,
-    layer_decay: LayerDecay = None,
-    head_lr_factor: HeadLearningRateFactor = None,
-    early_stopping: EarlyStopping = None,
-    precision: Precision = None,
-    device: Device = None,
-    log_every: LogEvery = None,
-    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
@@ -143,6 +104,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
+    **settings: Any,
 ) -> None:
     """Train a model; finish an unfinished run; print a finished one."""
     from rdfia_cli.commands import train as command
@@ -151,6 +113,7 @@ def train(
 
 
 @app.command()
+@with_settings()
 def sweep(
     ctx: typer.Context,
     model: Model = None,
@@ -276,28 +239,6 @@ def sweep(
         bool,
         typer.Option("--retry-failed", help="Try failed trials again.", rich_help_panel=EXECUTION),
     ] = False,
-    data: Data = None,
-    augment: Augmentations = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    lr: LearningRate = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    normalize: Normalize = None,
-    validation: Validation = None,
-    label_smoothing: LabelSmoothing = None,
-    class_weights: ClassWeights = None,
-    clip_norm: ClipNorm = None,
-    ema_decay: EmaDecay = None,
-    freeze: Freeze = None,
-    layer_decay: LayerDecay = None,
-    head_lr_factor: HeadLearningRateFactor = None,
-    early_stopping: EarlyStopping = None,
-    precision: Precision = None,
-    device: Device = None,
-    log_every: LogEvery = None,
-    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
@@ -316,6 +257,7 @@ def sweep(
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
+    **settings: Any,
 ) -> None:
     """Train many trials of a space and rank them; go on where it stopped."""
     from rdfia_cli.commands import sweep as command
@@ -324,6 +266,7 @@ def sweep(
 
 
 @app.command()
+@with_settings(without={"seed"})
 def compare(
     ctx: typer.Context,
     models: Annotated[
@@ -343,26 +286,6 @@ def compare(
         str,
         setting("--seeds", metavar="LIST", help="A run each: 0,1,2 or 0..4. (default 0,1,2)"),
     ] = "0,1,2",
-    augment: Augmentations = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    lr: LearningRate = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    normalize: Normalize = None,
-    validation: Validation = None,
-    label_smoothing: LabelSmoothing = None,
-    class_weights: ClassWeights = None,
-    clip_norm: ClipNorm = None,
-    ema_decay: EmaDecay = None,
-    freeze: Freeze = None,
-    layer_decay: LayerDecay = None,
-    head_lr_factor: HeadLearningRateFactor = None,
-    early_stopping: EarlyStopping = None,
-    precision: Precision = None,
-    device: Device = None,
-    log_every: LogEvery = None,
-    log: Loggers = None,
     set: Assignments = None,
     config: Files = None,
     recipe: Recipe = None,
@@ -371,6 +294,7 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
+    **settings: Any,
 ) -> None:
     """Train several models over several seeds: one table, one picture."""
     from rdfia_cli.commands import compare as command
@@ -379,6 +303,7 @@ def compare(
 
 
 @app.command()
+@with_settings()
 def reproduce(
     ctx: typer.Context,
     figures: Annotated[
@@ -400,34 +325,15 @@ def reproduce(
             help="What takes a dataset's place: cifar10=folder:path=DIR; repeatable.",
         ),
     ] = None,
-    augment: Augmentations = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    lr: LearningRate = None,
     epochs: Annotated[
         str | None, setting("--epochs", metavar="N", help="For all. (default each recipe's own)")
     ] = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    normalize: Normalize = None,
-    validation: Validation = None,
-    label_smoothing: LabelSmoothing = None,
-    class_weights: ClassWeights = None,
-    clip_norm: ClipNorm = None,
-    ema_decay: EmaDecay = None,
-    freeze: Freeze = None,
-    layer_decay: LayerDecay = None,
-    head_lr_factor: HeadLearningRateFactor = None,
-    early_stopping: EarlyStopping = None,
-    precision: Precision = None,
-    device: Device = None,
-    log_every: LogEvery = None,
-    log: Loggers = None,
     set: Assignments = None,
     out: FolderOfRuns = "reproduction",
     json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
+    **settings: Any,
 ) -> None:
     """Make the figures of the course report again, and a page of them.
 

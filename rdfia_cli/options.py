@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, TypeVar
 
 import typer
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 SETTINGS = "Settings"
 PLACE = "Where it goes"
@@ -275,3 +279,53 @@ Classes = Annotated[
         help="The classes. (default the model's own)",
     ),
 ]
+
+SHARED: Mapping[str, object] = {
+    "data": Data,
+    "augment": Augmentations,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "lr": LearningRate,
+    "epochs": Epochs,
+    "batch_size": BatchSize,
+    "seed": Seed,
+    "normalize": Normalize,
+    "validation": Validation,
+    "label_smoothing": LabelSmoothing,
+    "class_weights": ClassWeights,
+    "clip_norm": ClipNorm,
+    "ema_decay": EmaDecay,
+    "freeze": Freeze,
+    "layer_decay": LayerDecay,
+    "head_lr_factor": HeadLearningRateFactor,
+    "early_stopping": EarlyStopping,
+    "precision": Precision,
+    "device": Device,
+    "log_every": LogEvery,
+    "log": Loggers,
+}
+"""The flags of the settings that every command takes which trains, in the order of its help."""
+
+
+def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Give a command the shared flags, before its `--set`; they reach it through its context.
+
+    Args:
+        without: those that it does not take; one of which it has its own is not given either.
+    """
+
+    def give(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        *own, _ = signature.parameters.values()  # the last takes what is given here
+        names = [parameter.name for parameter in own]
+        given = [
+            inspect.Parameter(name, own[0].kind, default=None, annotation=option)
+            for name, option in SHARED.items()
+            if name not in {*names, *without}
+        ]
+        place = names.index("set")
+        parameters = [*own[:place], *given, *own[place:]]
+        command.__dict__["__signature__"] = signature.replace(parameters=parameters)
+        return command
+
+    return give
