@@ -205,6 +205,12 @@ def report(error: RdfiaError, *, as_json: bool) -> None:
         _discard_stdout()
 
 
+def conclude_with(error: RdfiaError) -> int:
+    """Say an error whose result stands on stdout already, in words alone; returns its exit code."""
+    report(error, as_json=False)
+    return error.exit_code
+
+
 def warn(text: str) -> None:
     """Say in one line of stderr what the user should know."""
     say(f"warning: {text}")

@@ -161,8 +161,8 @@ def _refuse_failures(rows: Sequence[Mapping[str, Any]], stored: Path) -> int:
     if not failed:
         return 0
     runs = sum(len(row["runs"]) for row in rows)
-    error = TrialsFailedError(
-        f"{failed} of {count(runs, 'run')} diverged", f"see which in '{stored}'; lower --lr"
+    return console.conclude_with(
+        TrialsFailedError(
+            f"{failed} of {count(runs, 'run')} diverged", f"see which in '{stored}'; lower --lr"
+        )
     )
-    console.report(error, as_json=False)
-    return error.exit_code

@@ -53,12 +53,12 @@ def _refuse_failures(made: Sequence[Mapping[str, Any]], stored: Path) -> int:
     failed = [each for each in made if each["error"]]
     if not failed:
         return 0
-    error = TrialsFailedError(
-        f"{len(failed)} of {count(len(made), 'figure')} could not be made: {failed[0]['error']}",
-        f"see '{stored}'; the same command tries them again",
+    return console.conclude_with(
+        TrialsFailedError(
+            f"{len(failed)} of {count(len(made), 'figure')} could not be made: {failed[0]['error']}",
+            f"see '{stored}'; the same command tries them again",
+        )
     )
-    console.report(error, as_json=False)
-    return error.exit_code
 
 
 def choose(names: Sequence[str]) -> list[Figure]:

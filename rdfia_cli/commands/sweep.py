@@ -312,9 +312,9 @@ def _refuse_failures(content: Mapping[str, Any], folder: Path, told: Container[i
         console.say(f"trial {trial['number']} failed ({trial['error']}): {trial['message']}")
     if not failed:
         return 0
-    error = TrialsFailedError(
-        f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
-        f"see '{folder / TABLE}'; --retry-failed tries them again",
+    return console.conclude_with(
+        TrialsFailedError(
+            f"{len(failed)} of {count(len(content['trials']), 'trial')} failed",
+            f"see '{folder / TABLE}'; --retry-failed tries them again",
+        )
     )
-    console.report(error, as_json=False)
-    return error.exit_code

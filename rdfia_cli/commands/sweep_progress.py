@@ -11,7 +11,7 @@ from rdfia_cli import console
 from rdfia_cli.errors import count
 from rdfia_cli.spec import brief, typed_value
 from rdfia_cli.sweep.campaign import CampaignEvent, Planned
-from rdfia_cli.sweep.hall import EndedElsewhere, Retried
+from rdfia_cli.sweep.round import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
     TrialEpoch,

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from typing import Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import RdfiaError, UsageError, count
-from rdfia_cli.sweep.hall import Hall, HallEvent
+from rdfia_cli.ranking import rank
 from rdfia_cli.sweep.learning import Pruning, learn
-from rdfia_cli.sweep.ledger import LEDGER, Ledger
+from rdfia_cli.sweep.ledger import LEDGER, Entry, Ledger
 from rdfia_cli.sweep.question import TRIALS, Question, explain_difference
+from rdfia_cli.sweep.round import Round, RoundEvent
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.sharing import Execution, Pool
 from rdfia_cli.sweep.space import Settings
@@ -36,7 +38,7 @@ class Planned:
     best: tuple[int, float] | None = None
 
 
-CampaignEvent = HallEvent | Planned
+CampaignEvent = RoundEvent | Planned
 
 
 def plan(question: Question) -> dict[int, Trial]:
@@ -120,7 +122,7 @@ def run_campaign(
             pruning = None
             if adaptive is not None and pruned:
                 pruning = Pruning(adaptive, ledger, trials, at_once=not search.adaptive)
-            yield from Hall(
+            yield from Round(
                 execution, ledger, pool, trials, pruning, waits=search.adaptive
             ).execute()
             if adaptive is not None and search.adaptive:
@@ -170,12 +172,15 @@ def _count_ended(question: Question, execution: Execution, ledger: Ledger) -> in
 
 def _find_best(question: Question, ledger: Ledger) -> tuple[int, float] | None:
     """The best trial by what the ledger has, and its accuracy on validation."""
-    ends = {n: ledger.entry(n).end.get("validation") for n in range(question.search.trials)}
-    scores = {n: end for n, end in ends.items() if end is not None}
-    if not scores:
-        return None
-    best = min(scores, key=lambda n: (-scores[n]["accuracy"], scores[n]["loss"], n))
-    return best, scores[best]["accuracy"]
+    ranked = rank([_score(n, ledger.entry(n)) for n in range(question.search.trials)])
+    return (ranked[0]["number"], ranked[0]["validation_accuracy"]) if ranked else None
+
+
+def _score(number: int, entry: Entry) -> Mapping[str, Any]:
+    """How a trial scored, in the words of `rdfia.sweep/1`."""
+    validation = entry.end.get("validation") or {}
+    scores = {f"validation_{key}": validation.get(key) for key in ("accuracy", "loss")}
+    return {"number": number, "state": entry.state, **scores}
 
 
 def _end_refused(refused: Mapping[int, RdfiaError], ledger: Ledger) -> Iterator[TrialFailed]:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _lines, _render
 from rdfia_cli.sweep.campaign import Planned
-from rdfia_cli.sweep.hall import EndedElsewhere, Retried
+from rdfia_cli.sweep.round import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
     Chosen,
     TrialEpoch,

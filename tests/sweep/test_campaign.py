@@ -18,11 +18,11 @@ import pytest
 from rdfia_cli.errors import UsageError
 from rdfia_cli.sources import Sources
 from rdfia_cli.sweep.campaign import open_ledger, plan, run_campaign
-from rdfia_cli.sweep.hall import EndedElsewhere, Retried
 from rdfia_cli.sweep.ledger import LEDGER, Ledger, decode
 from rdfia_cli.sweep.messages import Job, JobEnded, JobPreempted
 from rdfia_cli.sweep.process import JobDied
 from rdfia_cli.sweep.question import Question, ask
+from rdfia_cli.sweep.round import EndedElsewhere, Retried
 from rdfia_cli.sweep.sharing import Execution
 from rdfia_cli.sweep.trial import (
     Chosen,

@@ -77,11 +77,6 @@ class Stack:
         self._orders: Mapping[tuple[int, int], Tensor] = {}
         self._begin_progress()
 
-    @property
-    def updates_together(self) -> bool:
-        """Whether one computation makes the updates of all trials."""
-        return self._optimizer.stacked
-
     def begin_epoch(self) -> None:
         """Draw the order of each trial's next epoch, and set the modes of the modules."""
         self._template.train()

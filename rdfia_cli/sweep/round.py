@@ -53,11 +53,11 @@ class EndedElsewhere:
     accuracy: float | None = None
 
 
-HallEvent = TrialEvent | Retried | EndedElsewhere
+RoundEvent = TrialEvent | Retried | EndedElsewhere
 
 
 @dataclass
-class Hall:
+class Round:
     """The trials of one round and what is under way with them.
 
     Attributes:
@@ -93,7 +93,7 @@ class Hall:
             and self.ledger.entry(number).state == "waiting"
         }
 
-    def execute(self) -> Iterator[HallEvent]:
+    def execute(self) -> Iterator[RoundEvent]:
         """Execute the trials until all have ended that this process waits for."""
         yield from self._collect()
         looked = 0.0
@@ -108,7 +108,7 @@ class Hall:
             for job, told in self.pool.reports(SECONDS_BETWEEN_LOOKS):
                 yield from self._hear(job, told)
 
-    def _collect(self) -> Iterator[HallEvent]:
+    def _collect(self) -> Iterator[RoundEvent]:
         """End the trials that somebody else has trained, such as lines of `--dry-run`."""
         mine = [n for n in self._waiting if self.execution.has(n)]
         trained = [n for n in mine if (self.trials[n].folder / run.RESULT).exists()]
@@ -116,7 +116,7 @@ class Hall:
             if (found := _finished_before(self.trials[number])) is not None:
                 yield from self._end(found)
 
-    def _look(self) -> Iterator[HallEvent]:
+    def _look(self) -> Iterator[RoundEvent]:
         """See what other processes did, and find work for those who have none."""
         room = self.pool.idle - len(self._queue)
         free: list[int] = []
@@ -143,7 +143,7 @@ class Hall:
                 validation = self.ledger.entry(number).end.get("validation")
                 yield EndedElsewhere(number, state, validation and validation["accuracy"])
 
-    def _admit(self, job: Job) -> Iterator[HallEvent]:
+    def _admit(self, job: Job) -> Iterator[RoundEvent]:
         """Line up a job without the trials that somebody else has trained meanwhile."""
         left: list[Trial] = []
         for trial in job.trials:
@@ -156,7 +156,7 @@ class Hall:
             self._busy.update(trial.number for trial in left)
             self._queue.append(Job(job.task, job.structure, left, job.judged))
 
-    def _hear(self, job: Job, told: Told | JobDied) -> Iterator[HallEvent]:
+    def _hear(self, job: Job, told: Told | JobDied) -> Iterator[RoundEvent]:
         if isinstance(told, JobEnded | JobPreempted | JobDied):
             self._stale = True
             if job.task != "choose":
@@ -179,7 +179,7 @@ class Hall:
         else:
             yield from self._end(told)
 
-    def _end(self, event: TrialFinished | TrialFailed | TrialPruned) -> Iterator[HallEvent]:
+    def _end(self, event: TrialFinished | TrialFailed | TrialPruned) -> Iterator[RoundEvent]:
         self._busy.discard(event.number)
         if isinstance(event, TrialFinished):
             kept = ("validation", "test", "seconds", "parameters")
@@ -193,7 +193,7 @@ class Hall:
             self.pruning.catch_up()
         yield event
 
-    def _clear_up(self, job: Job, told: JobEnded | JobPreempted | JobDied) -> Iterator[HallEvent]:
+    def _clear_up(self, job: Job, told: JobEnded | JobPreempted | JobDied) -> Iterator[RoundEvent]:
         """See to the trials of a job that is over and told no end of them."""
         left = [trial for trial in job.trials if trial.number in self._busy]
         if not left:
@@ -211,7 +211,7 @@ class Hall:
             message = told.error or "it ended without a result"
             yield from self._end(TrialFailed(left[0].number, told.kind or "failed", message))
 
-    def _retry(self, job: Job, number: int, died: JobDied) -> Iterator[HallEvent]:
+    def _retry(self, job: Job, number: int, died: JobDied) -> Iterator[RoundEvent]:
         self.ledger.lose([number], died.reason)
         if self.ledger.entry(number).attempts > self.execution.retries:
             yield from self._end(TrialFailed(number, died.kind, died.reason))
