@@ -55,7 +55,8 @@ def _refuse_failures(made: Sequence[Mapping[str, Any]], stored: Path) -> int:
         return 0
     return console.conclude_with(
         TrialsFailedError(
-            f"{len(failed)} of {count(len(made), 'figure')} could not be made: {failed[0]['error']}",
+            f"{len(failed)} of {count(len(made), 'figure')} could not be made: "
+            f"{failed[0]['error']}",
             f"see '{stored}'; the same command tries them again",
         )
     )
@@ -197,7 +198,7 @@ def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> b
 def _sweep(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
-    from rdfia_cli.commands.sweep import conclude
+    from rdfia_cli.commands.running import conclude
     from rdfia_cli.commands.sweep_progress import display
     from rdfia_cli.sources import merge
     from rdfia_cli.sweep.campaign import Execution, open_ledger, plan, run_campaign

@@ -1,4 +1,4 @@
-"""What the commands that train share: a run brought to its end, and what its model costs."""
+"""What the commands that train share: runs and sweeps brought to an end, and a model's cost."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 from rdfia_cli import console
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rdfia_cli.analysis.parameters import Cost
     from rdfia_cli.config import RunConfig
+    from rdfia_cli.sweep.question import Question
     from rdfia_cli.training.assembly import Assembly
 
+CONCLUDING = ".concluding.lock"
+"""Held by whoever writes what a sweep found."""
 RESULT_FIELDS = (
     *("model", "data", "seed", "epochs", "parameters", "train", "validation", "test", "best"),
     *("seconds", "images_per_second", "precision", "device", "weights_sha256"),
@@ -92,3 +95,28 @@ def cost_of(parts: Assembly) -> Cost:
     component = registry.find("models", parse_spec(parts.config.model.name))
     with registry.naming(component, f"cannot be counted on inputs of shape {parts.input.shape}"):
         return count(parts.model, parts.input)
+
+
+def conclude(
+    question: Question, backend: str, seconds: float
+) -> tuple[dict[str, Any], Sequence[Path]]:
+    """Write what a sweep found into its folder: the object, the table and the pictures.
+
+    Of several processes that end together, the last one to write is the last one to have looked.
+
+    Returns:
+        The object `rdfia.sweep/1`, and the pictures.
+    """
+    from rdfia_cli import durable
+    from rdfia_cli.report.sweep import draw_sweep
+    from rdfia_cli.sweep.ledger import Ledger
+    from rdfia_cli.sweep.outcome import OUTCOME, TABLE, summarise, table
+
+    folder = question.folder
+    with durable.alone(folder / CONCLUDING):
+        ledger = Ledger(folder)
+        ledger.refresh()
+        content = summarise(question, ledger, backend=backend, seconds=seconds)
+        durable.write_json(folder / OUTCOME, content)
+        durable.write_file(folder / TABLE, table(content["trials"]).encode())
+        return content, draw_sweep(folder)

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
+from rdfia_cli.commands.running import conclude
 from rdfia_cli.errors import PreemptedError, TrialsFailedError, UsageError, count, nearest
 from rdfia_cli.machine import processors
 from rdfia_cli.spec import brief
@@ -31,7 +32,6 @@ SWEEP_FLAGS = frozenset(
     }
 )
 BEST_SHOWN = 10
-CONCLUDING = ".concluding.lock"
 UNITS: Mapping[str, int] = {"": 1, "M": 2**20, "G": 2**30, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -209,31 +209,6 @@ def _workers(question: Question, flags: Mapping[str, Any]) -> Generator[Pool]:
 def threads_of_each(workers: int) -> int:
     """The threads of each worker's arithmetic, that all have a processor; 0: as torch likes."""
     return max(1, processors() // workers) if workers > 1 else 0
-
-
-def conclude(
-    question: Question, backend: str, seconds: float
-) -> tuple[dict[str, Any], Sequence[Path]]:
-    """Write what a sweep found into its folder: the object, the table and the pictures.
-
-    Of several processes that end together, the last one to write is the last one to have looked.
-
-    Returns:
-        The object `rdfia.sweep/1`, and the pictures.
-    """
-    from rdfia_cli import durable
-    from rdfia_cli.report.sweep import draw_sweep
-    from rdfia_cli.sweep.ledger import Ledger
-    from rdfia_cli.sweep.outcome import OUTCOME, TABLE, summarise, table
-
-    folder = question.folder
-    with durable.alone(folder / CONCLUDING):
-        ledger = Ledger(folder)
-        ledger.refresh()
-        content = summarise(question, ledger, backend=backend, seconds=seconds)
-        durable.write_json(folder / OUTCOME, content)
-        durable.write_file(folder / TABLE, table(content["trials"]).encode())
-        return content, draw_sweep(folder)
 
 
 def _report(
