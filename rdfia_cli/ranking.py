@@ -23,6 +23,17 @@ def rank(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(scored, key=_key)
 
 
+def scored(number: int, state: str, validation: Mapping[str, float] | None) -> dict[str, Any]:
+    """What `rank` asks of a trial, from the scores on validation that its end has, or None."""
+    scores = validation or {}
+    return {
+        "number": number,
+        "state": state,
+        "validation_accuracy": scores.get("accuracy"),
+        "validation_loss": scores.get("loss"),
+    }
+
+
 def _key(trial: Mapping[str, Any]) -> tuple[float, float, int]:
     loss = trial.get("validation_loss")
     return -trial["validation_accuracy"], math.inf if loss is None else loss, trial["number"]

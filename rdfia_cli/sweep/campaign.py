@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
 
 from rdfia_cli import console
 from rdfia_cli.errors import RdfiaError, UsageError, count
-from rdfia_cli.ranking import rank
+from rdfia_cli.ranking import rank, scored
 from rdfia_cli.sweep.learning import Pruning, learn
-from rdfia_cli.sweep.ledger import LEDGER, Entry, Ledger
+from rdfia_cli.sweep.ledger import LEDGER, Ledger
 from rdfia_cli.sweep.question import TRIALS, Question, explain_difference
 from rdfia_cli.sweep.round import Round, RoundEvent
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
@@ -172,15 +171,9 @@ def _count_ended(question: Question, execution: Execution, ledger: Ledger) -> in
 
 def _find_best(question: Question, ledger: Ledger) -> tuple[int, float] | None:
     """The best trial by what the ledger has, and its accuracy on validation."""
-    ranked = rank([_score(n, ledger.entry(n)) for n in range(question.search.trials)])
+    entries = ((number, ledger.entry(number)) for number in range(question.search.trials))
+    ranked = rank([scored(n, entry.state, entry.end.get("validation")) for n, entry in entries])
     return (ranked[0]["number"], ranked[0]["validation_accuracy"]) if ranked else None
-
-
-def _score(number: int, entry: Entry) -> Mapping[str, Any]:
-    """How a trial scored, in the words of `rdfia.sweep/1`."""
-    validation = entry.end.get("validation") or {}
-    scores = {f"validation_{key}": validation.get(key) for key in ("accuracy", "loss")}
-    return {"number": number, "state": entry.state, **scores}
 
 
 def _end_refused(refused: Mapping[int, RdfiaError], ledger: Ledger) -> Iterator[TrialFailed]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdfia_cli.errors import UsageError
+from rdfia_cli.ranking import rank, scored
 from rdfia_cli.sweep.ledger import LEDGER, decode
 from rdfia_cli.sweep.outcome import OUTCOME
 from rdfia_cli.sweep.question import TRIALS
@@ -47,14 +48,15 @@ def _find_best(folder: Path) -> int | None:
     """The best trial as the folder tells it now, without writing to it."""
     path = folder / LEDGER
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    scores: dict[int, tuple[float, float, int]] = {}
-    for record in filter(None, map(decode, lines)):
-        if record["event"] == "finished" and record["validation"] is not None:
-            score = record["validation"]
-            number = record["trial"]
-            scores[number] = (-score["accuracy"], score["loss"], number)
-    if scores:
-        return min(scores.values())[2]
+    ranked = rank(
+        [
+            scored(record["trial"], record["event"], record["validation"])
+            for record in filter(None, map(decode, lines))
+            if record["event"] == "finished"
+        ]
+    )
+    if ranked:
+        return ranked[0]["number"]
     try:
         best: dict[str, Any] | None = json.loads((folder / OUTCOME).read_bytes())["best"]
         return best["number"] if best else None

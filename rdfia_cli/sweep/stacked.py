@@ -220,10 +220,9 @@ def _record_step(room: _Room, step: int, losses: Tensor) -> None:
     if not any(each.trial.config.log_every for each in room.live):
         return
     for each, loss in zip(room.live, losses, strict=False):
-        plan, wanted = each.member.plan, each.trial.config.log_every
-        if wanted and step % wanted == 0 and loss.isfinite():
-            epoch = each.member.state.progress.epoch + 1
-            told = StepEnd(epoch, step, plan.steps_per_epoch, plan.batch_size, loss)
+        plan, epoch = each.member.plan, each.member.state.progress.epoch + 1
+        told = StepEnd(epoch, step, plan.steps_per_epoch, plan.batch_size, loss)
+        if experiment.is_logged(told, each.trial.config) and loss.isfinite():
             experiment.record(told, each.trial.config, each.logs)
 
 
