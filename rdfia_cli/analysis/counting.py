@@ -126,7 +126,8 @@ class _SavedTensors:
     """Adds up the storages that autograd keeps for the backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        # Held, since a model may replace a buffer as it is called: another would take its address.
+        self.own = {_storage(each): each for each in (*model.parameters(), *model.buffers())}
         self.kept: dict[int, tuple[torch.UntypedStorage, int, int]] = {}
         self.times = 1
 

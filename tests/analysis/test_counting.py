@@ -188,6 +188,25 @@ def test_saved_tensors_are_the_bytes_that_autograd_keeps():
     assert ledger.saved == {4: 4 * 3 * (5 + 7)}
 
 
+class Replacing(nn.Module):
+    """A block that makes its buffer anew as it is called, as models do that cache positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.zeros(7), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.positions = torch.zeros(7, device=inputs.device)
+        return inputs.sigmoid()
+
+
+def test_a_buffer_that_is_replaced_hides_no_saved_tensor():
+    # What a block frees, the next one's activations may get the address of.
+    model = nn.Sequential(nn.Linear(5, 7), *(Replacing() for _ in range(50))).eval()
+    # The input of the layer, and the outputs of the sigmoids.
+    assert count_pass(model, torch.zeros(3, 5)).saved == {4: 4 * 3 * (5 + 50 * 7)}
+
+
 def test_nothing_of_a_counted_pass_stays_in_memory():
     model, inputs = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval(), torch.zeros(1, 3)
     count_pass(model, inputs)
