@@ -155,16 +155,22 @@ def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(tensor.shape) for tensor in tensors_of(values))
 
 
+ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+"""What holds no tensor, told by its type alone: a model holds hundreds of thousands of them."""
+
+
 def tensors_of(output: Any) -> Iterator[Tensor]:
     """The tensors in what a module returned: a tensor, or any nest of containers."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from tensors_of(value)
+            if type(value) not in ATOMS:
+                yield from tensors_of(value)
     elif isinstance(output, list | tuple | set):
         for value in output:
-            yield from tensors_of(value)
+            if type(value) not in ATOMS:
+                yield from tensors_of(value)
     elif is_dataclass(output) and not isinstance(output, type):
         for member in fields(output):
             yield from tensors_of(getattr(output, member.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdfia_cli import console
+from rdfia_cli.commands.crew import Failed, outcomes, try_work
 from rdfia_cli.commands.progress import follow
 from rdfia_cli.errors import RdfiaError
 
@@ -23,8 +24,10 @@ def try_each(
     *,
     doing: str,
     on_stdout: bool,
+    show: Callable[[Found], None] = lambda found: None,
+    processes: int = 1,
 ) -> tuple[list[Found], list[RdfiaError]]:
-    """Do something with each model, in their order.
+    """Do something with each model, and tell of them in their order.
 
     Among several, the error of one is reported in its place, with the model's name.
 
@@ -34,6 +37,8 @@ def try_each(
         flags: of the command.
         doing: what that is called, such as `counting`.
         on_stdout: whether it prints results.
+        show: told in this process what was found of one, as soon as those before it are done.
+        processes: how many share the work; see `crew.outcomes`.
 
     Returns:
         What was found, and the errors of those that failed.
@@ -43,14 +48,20 @@ def try_each(
     """
     found: list[Found] = []
     failures: list[RdfiaError] = []
-    for each in follow(asked, doing, on_stdout=on_stdout, quiet=flags["quiet"]):
-        try:
-            found.append(work(each))
-        except RdfiaError as error:
-            if len(asked) == 1:
-                raise
-            console.report(_named(error, each), as_json=flags["json"])
-            failures.append(error)
+    followed = follow(asked, doing, on_stdout=on_stdout, quiet=flags["quiet"])
+    if processes > 1:
+        done = outcomes(asked, work, processes)
+    else:
+        done = (try_work(work, each) for each in asked)
+    for each, outcome in zip(followed, done, strict=True):
+        if not isinstance(outcome, Failed):
+            show(outcome)
+            found.append(outcome)
+        elif len(asked) == 1:
+            raise outcome.error
+        else:
+            console.report(_named(outcome.error, each), as_json=flags["json"])
+            failures.append(outcome.error)
     return found, failures
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
@@ -11,6 +13,8 @@ from rdfia_cli.errors import GateError, UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rdfia_cli.analysis.explain import Explanation
+    from rdfia_cli.analysis.parameters import Costs
     from rdfia_cli.analysis.subject import Request
     from rdfia_cli.spec import InputSpec
 
@@ -25,18 +29,25 @@ def run(flags: Mapping[str, Any]) -> int:
         raise UsageError(f"unknown convention '{found}'", nearest(found, CONVENTIONS))
     limits = {key: _limit(key, flags) for key in ("parameters", "macs")}
     asked, images = _requests(flags)
+    from rdfia_cli.commands.crew import crew_size
     from rdfia_cli.commands.each_model import try_each
 
-    def count(request: Request) -> Mapping[str, Any]:
-        content = _count(request, flags, images, show=len(asked) == 1)
-        return {key: value for key, value in content.items() if key != "layers"}
-
-    contents, failures = try_each(asked, count, flags, doing="counting", on_stdout=flags["json"])
-    if len(asked) > 1 and not flags["json"]:
+    several = len(asked) > 1
+    contents, failures = try_each(
+        asked,
+        functools.partial(_summarise if several else _count, flags, images),
+        flags,
+        doing="counting",
+        on_stdout=flags["json"],
+        show=functools.partial(_show, flags),
+        processes=crew_size(len(asked)),
+    )
+    counted = [each.content for each in contents]
+    if several and not flags["json"]:
         from rdfia_cli.commands.cost_tables import print_comparison
 
-        print_comparison(contents)
-    beyond = [error for content in contents for error in _beyond(content, limits)]
+        print_comparison(counted)
+    beyond = [error for content in counted for error in _beyond(content, limits)]
     for error in beyond:
         console.report(error, as_json=False)
     return min((error.exit_code for error in (*failures, *beyond)), default=0)
@@ -73,40 +84,71 @@ def _dataset(text: str, *, quiet: bool) -> tuple[InputSpec, int]:
     return splits.input, len(splits.train)
 
 
-def _count(
-    asked: Request, flags: Mapping[str, Any], images: int | None, *, show: bool
-) -> Mapping[str, Any]:
-    """Count one model, print what there is to print of it, and return the object that says it."""
+@dataclass(frozen=True)
+class _Counted:
+    """What is told of a model.
+
+    Attributes:
+        content: the object that says it.
+        warnings, notes: lines that stand beside it.
+        costs: of its layers; None where no tree of them is shown.
+        explanations: of its layers, where they are asked for.
+    """
+
+    content: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    costs: Costs | None
+    explanations: tuple[Explanation, ...] | None
+
+
+def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Counted:
+    """Count one model, and print nothing."""
     from rdfia_cli.analysis.explain import explain
     from rdfia_cli.analysis.objects import describe_costs
     from rdfia_cli.analysis.parameters import measure
     from rdfia_cli.analysis.subject import build
 
-    for text in asked.warnings:
-        console.warn(text)
     subject = build(asked)
-    if subject.is_scripted():
-        console.say(f"{asked.label}: modules within a scripted one are not told apart from it")
     how = {"batch": flags["batch"], "convention": flags["convention"]}
     with subject.naming():
         costs = measure(subject.model, subject.input, realise=subject.realise, **how)
-    explanations = list(explain(subject.model, costs)) if flags["explain"] else None
+    explanations = tuple(explain(subject.model, costs)) if flags["explain"] else None
     content = describe_costs(
         subject, costs, depth=flags["depth"], explanations=explanations, images=images, **how
     )
+    warnings, notes = list(asked.warnings), list[str]()
+    if subject.is_scripted():
+        notes.append(f"{asked.label}: modules within a scripted one are not told apart from it")
+    if costs.on_cpu:
+        notes.append(f"{asked.label}: called on the CPU, since it needs numbers; no figure differs")
+    if costs.uncounted:
+        warnings.append(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
+    return _Counted(content, tuple(warnings), tuple(notes), costs, explanations)
+
+
+def _summarise(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Counted:
+    """Count one model of several, and keep what is told of it among them."""
+    counted = _count(flags, images, asked)
+    told = {key: each for key, each in counted.content.items() if flags["json"] or key != "layers"}
+    return replace(counted, content=told, costs=None, explanations=None)
+
+
+def _show(flags: Mapping[str, Any], counted: _Counted) -> None:
+    """Print what there is to print of a model by itself."""
+    for text in counted.warnings:
+        console.warn(text)
+    for text in counted.notes:
+        console.say(text)
     if flags["json"]:
-        console.print_json(content)
-    elif show:
+        console.print_json(counted.content)
+    elif counted.costs is not None:
         from rdfia_cli.commands.cost_tables import print_explanations, print_model
 
-        print_model(content, costs, 2 if flags["depth"] is None else flags["depth"])
-        if explanations is not None:
-            print_explanations(explanations, content)
-    if costs.on_cpu:
-        console.say(f"{asked.label}: called on the CPU, since it needs numbers; no figure differs")
-    if costs.uncounted:
-        console.warn(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
-    return content
+        depth = 2 if flags["depth"] is None else flags["depth"]
+        print_model(counted.content, counted.costs, depth)
+        if counted.explanations is not None:
+            print_explanations(counted.explanations, counted.content)
 
 
 def _limit(key: str, flags: Mapping[str, Any]) -> int | None:
