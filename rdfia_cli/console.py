@@ -237,7 +237,11 @@ def print_json(content: Mapping[str, Any]) -> None:
 
     The line is ASCII, so that every stdout can take it: a path may hold bytes that are no UTF-8.
     """
-    print_result(json.dumps(_finite(content), default=str))
+    try:
+        line = json.dumps(content, default=str, allow_nan=False)
+    except ValueError:  # nearly always there is none to replace
+        line = json.dumps(_finite(content), default=str)
+    print_result(line)
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rdfia_cli.analysis.graph import tensors_of
+from rdfia_cli.analysis.graph import ATOMS, tensors_of
 
 FILLING = frozenset(
     {
@@ -80,4 +80,7 @@ def _copied(model: nn.Module, copy_of: Callable[[Tensor], Tensor]) -> nn.Module:
 def held_by(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and the tensors that modules hold without saying so to torch."""
     for module in model.modules():
-        yield from tensors_of(vars(module))
+        # Those below it are visited by themselves, and most of the rest is flags and no hooks.
+        for name, value in vars(module).items():
+            if name != "_modules" and type(value) not in ATOMS:
+                yield from tensors_of(value)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,15 @@ def watch_calls(
             on_return(call, output)
         calls.stack.pop()
 
-    with contextlib.ExitStack() as hooks:
-        for module in known:
-            if not can_be_watched(module):
-                continue
-            for handle in (
-                module.register_forward_pre_hook(enter, prepend=True),
-                module.register_forward_hook(leave),
-            ):
-                hooks.callback(handle.remove)
+    hooks = list[RemovableHandle]()
+    try:
+        for module in filter(can_be_watched, known):
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_hook(leave))
         yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def call_outermost(

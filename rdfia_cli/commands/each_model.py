@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rdfia_cli.analysis.subject import Request
 
 Found = TypeVar("Found")
+Kept = TypeVar("Kept")
 
 
 def try_each(
@@ -24,9 +25,9 @@ def try_each(
     *,
     doing: str,
     on_stdout: bool,
-    show: Callable[[Found], None] = lambda found: None,
+    show: Callable[[Found], Kept],
     processes: int = 1,
-) -> tuple[list[Found], list[RdfiaError]]:
+) -> tuple[list[Kept], list[RdfiaError]]:
     """Do something with each model, and tell of them in their order.
 
     Among several, the error of one is reported in its place, with the model's name.
@@ -37,16 +38,17 @@ def try_each(
         flags: of the command.
         doing: what that is called, such as `counting`.
         on_stdout: whether it prints results.
-        show: told in this process what was found of one, as soon as those before it are done.
+        show: told in this process what was found of one, as soon as those before it are done; it
+            returns what is to be kept of that.
         processes: how many share the work; see `crew.outcomes`.
 
     Returns:
-        What was found, and the errors of those that failed.
+        What was kept, and the errors of those that failed.
 
     Raises:
         RdfiaError: the only model failed.
     """
-    found: list[Found] = []
+    kept: list[Kept] = []
     failures: list[RdfiaError] = []
     followed = follow(asked, doing, on_stdout=on_stdout, quiet=flags["quiet"])
     if processes > 1:
@@ -55,14 +57,13 @@ def try_each(
         done = (try_work(work, each) for each in asked)
     for each, outcome in zip(followed, done, strict=True):
         if not isinstance(outcome, Failed):
-            show(outcome)
-            found.append(outcome)
+            kept.append(show(outcome))
         elif len(asked) == 1:
             raise outcome.error
         else:
             console.report(_named(outcome.error, each), as_json=flags["json"])
             failures.append(outcome.error)
-    return found, failures
+    return kept, failures
 
 
 def _named(error: RdfiaError, asked: Request) -> RdfiaError:

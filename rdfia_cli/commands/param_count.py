@@ -33,7 +33,7 @@ def run(flags: Mapping[str, Any]) -> int:
     from rdfia_cli.commands.each_model import try_each
 
     several = len(asked) > 1
-    contents, failures = try_each(
+    counted, failures = try_each(
         asked,
         functools.partial(_summarise if several else _count, flags, images),
         flags,
@@ -42,7 +42,6 @@ def run(flags: Mapping[str, Any]) -> int:
         show=functools.partial(_show, flags),
         processes=crew_size(len(asked)),
     )
-    counted = [each.content for each in contents]
     if several and not flags["json"]:
         from rdfia_cli.commands.cost_tables import print_comparison
 
@@ -134,8 +133,8 @@ def _summarise(flags: Mapping[str, Any], images: int | None, asked: Request) -> 
     return replace(counted, content=told, costs=None, explanations=None)
 
 
-def _show(flags: Mapping[str, Any], counted: _Counted) -> None:
-    """Print what there is to print of a model by itself."""
+def _show(flags: Mapping[str, Any], counted: _Counted) -> Mapping[str, Any]:
+    """Print what there is to print of a model by itself, and keep its totals."""
     for text in counted.warnings:
         console.warn(text)
     for text in counted.notes:
@@ -149,6 +148,7 @@ def _show(flags: Mapping[str, Any], counted: _Counted) -> None:
         print_model(counted.content, counted.costs, depth)
         if counted.explanations is not None:
             print_explanations(counted.explanations, counted.content)
+    return {key: value for key, value in counted.content.items() if key != "layers"}
 
 
 def _limit(key: str, flags: Mapping[str, Any]) -> int | None:

@@ -32,7 +32,9 @@ def run(flags: Mapping[str, Any]) -> int:
     def report(request: Request) -> RdfiaError | None:
         return _report(request, position, flags)
 
-    refuted, failures = try_each(asked, report, flags, doing="analysing", on_stdout=True)
+    refuted, failures = try_each(
+        asked, report, flags, doing="analysing", on_stdout=True, show=lambda each: each
+    )
     errors = [error for error in (*failures, *refuted) if error is not None]
     return min((error.exit_code for error in errors), default=0)
 
