@@ -19,6 +19,7 @@ from typing import Any
 
 from rdfia_cli import durable, run
 from rdfia_cli.config import RunConfig, spec_text
+from rdfia_cli.culprit import naming_culprit
 from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
@@ -196,7 +197,8 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
             go_back(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
             yield from _tell_so_far(loggers, folder)
-            yield from _train(folder, state, plan, parts, Records(logs, loggers), stop)
+            with naming_culprit(config.components(), "fails in training"):
+                yield from _train(folder, state, plan, parts, Records(logs, loggers), stop)
             yield from (Warned(text) for text in loggers.close(complete=True))
         write_decision_map(folder, parts, state)
         yield Fitted(folder)

@@ -518,8 +518,12 @@ def naming(component: Component, failure: str) -> Generator[None]:
     except RdfiaError:
         raise
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}".replace("\n", " ").removesuffix(": ")
-        raise ComponentError(
-            f"{component.address} {failure}: {reason}",
-            "see the whole error with --traceback",
-        ) from error
+        raise failed(component, failure, error) from error
+
+
+def failed(component: Component, failure: str, error: BaseException) -> ComponentError:
+    """What a component raised, in a line that names it."""
+    reason = f"{type(error).__name__}: {error}".replace("\n", " ").removesuffix(": ")
+    return ComponentError(
+        f"{component.address} {failure}: {reason}", "see the whole error with --traceback"
+    )

@@ -248,3 +248,47 @@ def test_two_plugins_that_claim_a_recipe_are_told_apart(install, rdfia, tmp_path
 
         recipe.find("quick")
     assert rdfia("train", "--recipe", "quick@beta", *PLAN).code == 0
+
+
+TIRED = """
+import torch
+
+class Tired(torch.optim.SGD):
+    def step(self, closure=None):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            raise {error}
+        return super().step(closure)
+
+def build(model, *, lr: float = 0.1):
+    '''It gives up in its third step.'''
+    return Tired(model.parameters(), lr=lr)
+"""
+ONE_EPOCH = ("mlp", "--data", "circles", "--epochs", "1", "--batch-size", "20", "--json", "-q")
+
+
+def test_a_plugin_that_fails_in_training_is_named(install, rdfia):
+    source = TIRED.format(error="RuntimeError('no more')")
+    install("lazy", source, "[rdfia.optimizers]\ntired = {module}:build\n")
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "tired", "--out", "run")
+    assert failed.code == 4
+    assert failed.json["message"] == (
+        "optimizer 'tired' of lazy 1.2 fails in training: RuntimeError: no more"
+    )
+    assert "plug_lazy.py" in rdfia("train", *ONE_EPOCH, "--optimizer", "tired", "--traceback").err
+
+
+def test_a_function_of_a_file_that_fails_in_training_is_named(rdfia, tmp_path):
+    (tmp_path / "mine.py").write_text(TIRED.format(error="KeyError('momentum')"))
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "./mine.py:build", "--out", "run")
+    assert failed.code == 4
+    assert "mine.py:build" in failed.json["message"]
+    assert failed.json["message"].endswith("fails in training: KeyError: 'momentum'")
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OSError(28, 'No space left on device')"])
+def test_what_no_plugin_is_at_fault_for_keeps_its_own_words(install, rdfia, error):
+    install("lazy", TIRED.format(error=error), "[rdfia.optimizers]\ntired = {module}:build\n")
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "tired", "--out", "run")
+    assert failed.code == 1
+    assert "lazy" not in failed.json["message"]
