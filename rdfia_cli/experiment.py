@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from rdfia_cli import durable, run
+from rdfia_cli.component_code import naming_culprit
 from rdfia_cli.config import RunConfig, spec_text
-from rdfia_cli.culprit import naming_culprit
 from rdfia_cli.errors import PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing

@@ -24,7 +24,7 @@ from rdfia_cli.entry_points import OWN_DISTRIBUTION
 from rdfia_cli.errors import ComponentError, RdfiaError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from types import FrameType
 
     from rdfia_cli.spec import Spec
@@ -222,15 +222,6 @@ def _find_file(group: str, spec: Spec, path: str, function: str) -> Component:
     if known is not None and function not in known:
         raise ComponentError(f"'{path}' has no function '{function}'", nearest(function, known))
     return component
-
-
-def file_hashes(components: Iterable[Component]) -> dict[str, str]:
-    """The SHA-256 of the file of each component that is a function of a file, by its path."""
-    return {
-        component.module: hashlib.sha256(Path(component.module).read_bytes()).hexdigest()
-        for component in components
-        if component.distribution == FILE
-    }
 
 
 def shortest_reference(component: Component, spec: Spec) -> str:

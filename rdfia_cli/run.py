@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import durable, registry
+from rdfia_cli.component_code import code_hashes
 from rdfia_cli.config import RunConfig, differences, resolve
 from rdfia_cli.errors import ComponentError, RdfiaError, UsageError
 from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Sources
@@ -290,7 +291,7 @@ def changed_files(folder: Path, components: Iterable[registry.Component]) -> lis
     """The files of components that are not what they were when a run began, as warnings."""
     return [
         f"'{path}' changed since the run in '{folder}' began: it is used as it is now"
-        for path in _changed(folder, registry.file_hashes(components))
+        for path in _changed(folder, code_hashes(components))
     ]
 
 
@@ -327,7 +328,7 @@ def changed_weights(folder: Path, config: RunConfig) -> list[str]:
 
 def outdated(folder: Path, config: RunConfig) -> list[str]:
     """The files that are not what they were when a finished run began, as warnings."""
-    hashes = {**registry.file_hashes(config.components()), **weights_hashes(config)}
+    hashes = {**code_hashes(config.components()), **weights_hashes(config)}
     return [
         f"'{path}' changed since the run in '{folder}' began: its result is that of then"
         for path in _changed(folder, hashes)

@@ -409,7 +409,7 @@ def _source_path(module: str) -> Path | None:
         for path in (base.with_suffix(".py"), base / "__init__.py"):
             if path.is_file():
                 return path
-        if any(base.parent.glob(f"{base.name}.*")):
+        if base.is_dir() or any(base.parent.glob(f"{base.name}.*")):
             return None
     raise BrokenSourceError(f"module '{module}' does not exist in '{top}'")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from rdfia_cli import durable, registry, run
+from rdfia_cli import durable, run
+from rdfia_cli.component_code import code_hashes
 from rdfia_cli.config import spec_text
 from rdfia_cli.errors import UsageError
 from rdfia_cli.training.assembly import Assembly
@@ -77,7 +78,7 @@ def _subject(parts: Assembly) -> dict[str, Any]:
         "input": list(parts.input.shape),
         "classes": parts.input.classes,
         run.FILES: {
-            **registry.file_hashes(parts.config.components()),
+            **code_hashes(parts.config.components()),
             **run.weights_hashes(parts.config),
         },
     }

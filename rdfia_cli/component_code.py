@@ -1,10 +1,12 @@
-"""Whose code an error comes from, where several components work together."""
+"""The code that components are made of: whether it changed, and whether an error comes from it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.util
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +16,45 @@ from rdfia_cli.errors import RdfiaError
 
 NO_FAULT = ("does not have a deterministic implementation", "can't allocate memory")
 """Errors that are told by themselves, whoever's code they come through."""
+
+
+def code_hashes(components: Iterable[registry.Component]) -> dict[str, str]:
+    """The SHA-256 of the code of each component that is not our own, by where it lies.
+
+    That of a function of a file is the file; that of a plugin is its package, or its only module.
+    """
+    foreign = [each for each in components if each.distribution != OWN_DISTRIBUTION]
+    places = {place for component in foreign for place in _places(component)}
+    return {str(place): _hash(place) for place in sorted(places)}
+
+
+def _places(component: registry.Component) -> Iterator[Path]:
+    if component.distribution == registry.FILE:
+        yield Path(component.module)
+        return
+    try:
+        found = importlib.util.find_spec(_package(component))
+    except (ImportError, ValueError):
+        return
+    if found is not None and found.submodule_search_locations is not None:
+        yield from map(Path, found.submodule_search_locations)
+    elif found is not None and found.origin is not None:
+        yield Path(found.origin)
+
+
+def _hash(place: Path) -> str:
+    """The hash of a file, or of the names and contents of a folder's modules."""
+    if not place.is_dir():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for path in sorted(place.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole.update(f"{path.relative_to(place)} {content}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _package(component: registry.Component) -> str:
+    return component.module.partition(".")[0]
 
 
 @contextlib.contextmanager
@@ -61,5 +102,4 @@ def _is_code_of(component: registry.Component, frame: FrameType) -> bool:
     """Whether a frame runs a component's file, or a module of its package."""
     if component.distribution == registry.FILE:
         return Path(frame.f_code.co_filename) == Path(component.module)
-    package = component.module.partition(".")[0]
-    return frame.f_globals.get("__name__", "").partition(".")[0] == package
+    return frame.f_globals.get("__name__", "").partition(".")[0] == _package(component)

@@ -1,0 +1,84 @@
+"""The code of plugins and files: a change of it is told, and an error is traced to it."""
+
+from __future__ import annotations
+
+import pytest
+
+FINE = """
+from torch import nn
+
+def build(input, *, dim: int = 4):
+    '''A model of somebody else.'''
+    return nn.Sequential(nn.Flatten(), nn.Linear(2, input.classes))
+"""
+SHORT = ("--data", "circles", "--epochs", "1", "--out", "run")
+
+
+def test_a_plugin_that_changed_since_a_run_is_told(install, rdfia, tmp_path):
+    install("edited", FINE, "[rdfia.models]\nstrange = {module}:build\n")
+    assert rdfia("train", "strange", *SHORT, "-q").code == 0
+    commands = (("train", "strange", *SHORT), ("eval", "run"), ("param-count", "run"))
+    assert not any("changed" in rdfia(*command).err for command in commands)
+    file = tmp_path / "site" / "plug_edited.py"
+    file.write_text(FINE + "# another version\n")
+    for command in commands:
+        told = rdfia(*command)
+        assert told.code == 0
+        assert f"'{file}' changed since the run in 'run' began" in told.err
+
+
+def test_any_module_of_a_plugin_s_package_is_its_code(install, rdfia, tmp_path):
+    install("whole", "", "[rdfia.models]\nstrange = plug_package.models.nets:build\n")
+    package = tmp_path / "site" / "plug_package"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "layers.py").write_text("from torch.nn import Linear\n")
+    (package / "models" / "nets.py").write_text(FINE)
+    assert rdfia("train", "strange", *SHORT, "-q").code == 0
+    assert "changed" not in rdfia("train", "strange", *SHORT).err
+    (package / "layers.py").write_text("from torch.nn import Bilinear\n")
+    assert f"'{package}' changed since the run" in rdfia("train", "strange", *SHORT).err
+
+
+TIRED = """
+import torch
+
+class Tired(torch.optim.SGD):
+    def step(self, closure=None):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            raise {error}
+        return super().step(closure)
+
+def build(model, *, lr: float = 0.1):
+    '''It gives up in its third step.'''
+    return Tired(model.parameters(), lr=lr)
+"""
+ONE_EPOCH = ("mlp", *SHORT, "--batch-size", "20", "--json", "-q")
+
+
+def test_a_plugin_that_fails_in_training_is_named(install, rdfia):
+    source = TIRED.format(error="RuntimeError('no more')")
+    install("lazy", source, "[rdfia.optimizers]\ntired = {module}:build\n")
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "tired")
+    assert failed.code == 4
+    assert failed.json["message"] == (
+        "optimizer 'tired' of lazy 1.2 fails in training: RuntimeError: no more"
+    )
+    assert "plug_lazy.py" in rdfia("train", *ONE_EPOCH, "--optimizer", "tired", "--traceback").err
+
+
+def test_a_function_of_a_file_that_fails_in_training_is_named(rdfia, tmp_path):
+    (tmp_path / "mine.py").write_text(TIRED.format(error="KeyError('momentum')"))
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "./mine.py:build")
+    assert failed.code == 4
+    assert "mine.py:build" in failed.json["message"]
+    assert failed.json["message"].endswith("fails in training: KeyError: 'momentum'")
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OSError(28, 'No space left on device')"])
+def test_what_no_plugin_is_at_fault_for_keeps_its_own_words(install, rdfia, error):
+    install("lazy", TIRED.format(error=error), "[rdfia.optimizers]\ntired = {module}:build\n")
+    failed = rdfia("train", *ONE_EPOCH, "--optimizer", "tired")
+    assert failed.code == 1
+    assert "lazy" not in failed.json["message"]
