@@ -17,10 +17,15 @@ from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_cu
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rdfia_cli.config import RunConfig
     from rdfia_cli.sources import Sources
 
 CONTENT, PAGE = "reproduction.json", "index.html"
 ALL = "all"
+HARMLESS = frozenset(
+    {"seed", "device", "precision", "deterministic", "log_every", "log", "out", "if_exists"}
+)
+"""Settings that a run may have otherwise than its recipe and still be the report's experiment."""
 OWN_FLAGS = frozenset({"figures", "quick", "data", "set", "out", "json", "quiet", "traceback"})
 """The flags that are no settings of the runs."""
 
@@ -164,6 +169,7 @@ def _train(
     from rdfia_cli.config import resolve
     from rdfia_cli.report.again import command_line
     from rdfia_cli.run import METRICS, read_lines
+    from rdfia_cli.sources import Sources
 
     asked = folder / "runs" / figure.recipe
     config = resolve(_sources(figure, flags, replaced, asked)).config
@@ -176,6 +182,7 @@ def _train(
     return {
         "data": result["data"],
         "compared": _is_the_reports(config.data.name, figure, replaced),
+        "changed": changed_settings(config, resolve(Sources({}, recipe=figure.recipe)).config),
         "command": command_line(config),
         "epochs": result["epochs"],
         "parameters": result["parameters"],
@@ -187,6 +194,23 @@ def _train(
         "run": str(out),
         "curve": asdict(curve),
     }
+
+
+def changed_settings(ours: RunConfig, recipe: RunConfig) -> list[str]:
+    """The settings that decide a result and are not the recipe's, each with both values.
+
+    The data are not among them: what they are is told by themselves.
+    """
+    here, there = ours.values(), recipe.values()
+    return [
+        f"{key}={_plain(here.get(key))} (the recipe has {_plain(there.get(key))})"
+        for key in dict.fromkeys([*here, *there])
+        if key.partition(".")[0] not in HARMLESS | {"data"} and here.get(key) != there.get(key)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> bool:

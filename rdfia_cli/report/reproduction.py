@@ -94,7 +94,11 @@ def verdicts(each: Mapping[str, Any]) -> str:
     reasons = {claim["measured"] for claim in claims if claim["holds"] is None}
     if len(reasons) == 1 and all(claim["holds"] is None for claim in claims):
         return f"not compared: {reasons.pop()}"
-    return "; ".join(f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims)
+    told = "; ".join(f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims)
+    if not told or not each["changed"]:
+        return told
+    first, *others = each["changed"]
+    return f"{told}; with {first}" + (f" and {len(others)} more" if others else "")
 
 
 def _share(value: float | None) -> Cell:
@@ -118,6 +122,10 @@ def _section(each: Mapping[str, Any], folder: Path) -> Section:
     ]
     if claims:
         bodies.append(table(Table(("the report", "measured", ""), claims)))
+    if each.get("changed"):
+        bodies.append(
+            prose(f"Made with other settings than the recipe's: {'; '.join(each['changed'])}.")
+        )
     if "trials" in each:
         bodies.append(table(_trials(each["trials"])))
     bodies.append(command(each["command"]))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from rdfia_cli import recipe
+from rdfia_cli.commands.reproduce import changed_settings
 from rdfia_cli.config import resolve
 from rdfia_cli.report.figures import FIGURES, Curve, read_curve
 from rdfia_cli.run import load_config
@@ -73,8 +74,10 @@ def test_figures_are_made_compared_and_not_made_twice(rdfia, tmp_path):
     assert third["gap"] == pytest.approx(third["train"] - third["test"])
     assert [claim["statement"] for claim in third["claims"]] == ["slow", "underfits"]
     assert all(claim["holds"] is not None for claim in third["claims"])
+    assert third["changed"] == ["epochs=2 (the recipe has 150)"]
     page = (tmp_path / "f/index.html").read_text()
     assert "underfits" in page
+    assert "epochs=2 (the recipe has 150)" in page
     assert not re.search(r"""(src|href)=["']?https?:""", page)
     assert (tmp_path / "f/figure-3.png").stat().st_size > 5_000
     written = (tmp_path / third["run"] / "result.json").stat().st_mtime_ns
@@ -130,6 +133,22 @@ def test_a_flag_is_for_every_recipe_and_set_goes_over_it(rdfia, tmp_path):
     assert (config.validation, config.epochs) == (0.2, 1)
     assert [each.name for each in config.augment] == ["random_crop", "mixup"]
     assert config.augment[0].parameters["size"] == 7
+
+
+def test_a_recipe_s_own_settings_are_no_change_and_neither_is_a_seed(rdfia):
+    plain = resolve(Sources({}, recipe="cnn-cifar10")).config
+    given = ["seed=3", "device=cpu", "data=digits"]
+    assert (
+        changed_settings(
+            resolve(Sources({}, assignments=given, recipe="cnn-cifar10")).config, plain
+        )
+        == []
+    )
+    given = ["optimizer=adam", "optimizer.lr=0.001", "epochs=3"]
+    other = resolve(Sources({}, assignments=given, recipe="cnn-cifar10")).config
+    found = changed_settings(other, plain)
+    assert "optimizer=adam (the recipe has sgd)" in found
+    assert "epochs=3 (the recipe has 20)" in found
 
 
 def test_a_run_that_is_left_unfinished_is_no_figure(rdfia, tmp_path):
