@@ -18,7 +18,7 @@ from rdfia_cli import __version__
 from rdfia_cli.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator
 
 PREFIX = "rdfia."
 OWN_DISTRIBUTION = "rdfia-cli"
@@ -71,7 +71,9 @@ def installed() -> tuple[Entry, ...]:
             # One malformed file, and the library tells nothing of anyone.
             found = list(_read_leniently())
             _shield_others()
-    return tuple(_of(distribution, entry) for entry, distribution in found)
+    # One distribution has many entries, and its metadata hold its whole README.
+    known = {id(distribution): _identify(distribution) for _, distribution in found}
+    return tuple(_of(known[id(distribution)], entry) for entry, distribution in found)
 
 
 def _read() -> Iterator[tuple[Entry, importlib.metadata.Distribution | None]]:
@@ -127,26 +129,46 @@ def _entry(group: str, name: str, value: str) -> Entry:
     return Entry(group, name, module, attribute)
 
 
-def _of(distribution: importlib.metadata.Distribution | None, entry: Entry) -> Entry:
+@dataclass(frozen=True)
+class _Identity:
+    """What the metadata of a distribution tell; the flaw is why it cannot be used."""
+
+    name: str = "unknown"
+    version: str = "?"
+    flaw: str = ""
+
+
+def _identify(distribution: importlib.metadata.Distribution | None) -> _Identity:
+    try:
+        assert distribution is not None
+        metadata = distribution.metadata
+        name, version = normalised(metadata["Name"]), metadata["Version"]
+    except Exception:
+        return _Identity()
+    if name == OWN_DISTRIBUTION:
+        return _Identity(name, version)
+    try:
+        return _Identity(name, version, _misfit(distribution.requires or ()))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return _Identity(name, version, f"what it requires cannot be read: {reason}")
+
+
+def _of(identity: _Identity, entry: Entry) -> Entry:
     """The same entry with what the metadata of its distribution tells."""
-    name, version, flaw = "unknown", "?", ""
-    with contextlib.suppress(Exception):
-        if distribution:
-            name, version = normalised(distribution.name), distribution.version
-    if distribution and name not in (OWN_DISTRIBUTION, "unknown"):
-        try:
-            flaw = _misfit(distribution)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            flaw = f"what it requires cannot be read: {reason}"
-    return replace(entry, distribution=name, version=version, flaw=entry.flaw or flaw)
+    return replace(
+        entry,
+        distribution=identity.name,
+        version=identity.version,
+        flaw=entry.flaw or identity.flaw,
+    )
 
 
-def _misfit(distribution: importlib.metadata.Distribution) -> str:
+def _misfit(requirements: Iterable[str]) -> str:
     """Why a distribution does not fit this rdfia: what it requires is what it was made for."""
     from packaging.requirements import InvalidRequirement, Requirement
 
-    for text in distribution.requires or ():
+    for text in requirements:
         if not ASKS_FOR_OWN.match(text):
             continue
         try:

@@ -101,6 +101,7 @@ def train_and_die(operations):
     shutil.rmtree = count_down(left, shutil.rmtree)
     train()
 
+resolve(Sources(flags=flags))  # what that reads and imports is there for every child
 operations, killed = 0, signal.SIGKILL
 while killed:
     operations += 1

@@ -121,7 +121,8 @@ class Statistics:
         centred = inputs - self.mean
         if self.whitening is not None:
             return (centred.flatten(1) @ self.whitening).view(inputs.shape)
-        return centred if self.std is None else centred / self.std
+        # In place: of a batch to be scored, one more copy may be a good part of the memory.
+        return centred if self.std is None else centred.div_(self.std)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by name."""
