@@ -18,7 +18,10 @@ from rdfia_cli.sources import COMPONENT_GROUPS
 from rdfia_cli.spec import split_outside_brackets
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<step>.*))?")
+RANGE = re.compile(
+    rf"(?:(?P<scale>[a-zA-Z]+):)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<step>.*))?"
+)
+LOGARITHMIC = "log"
 FORMS = "write KEY=a,b,c, KEY=low..high, KEY=low..high:step or KEY=log:low..high"
 ALIASES: Mapping[str, str] = {"lr": "optimizer.lr"}
 SHORTEST = 4
@@ -182,7 +185,9 @@ def _unquote(item: str) -> str:
 
 def _parse_range(text: str, key: str, match: re.Match[str], *, whole: bool | None) -> Range:
     low, high = Decimal(match["low"]), Decimal(match["high"])
-    logarithmic = match["log"] is not None
+    logarithmic = match["scale"] == LOGARITHMIC
+    if match["scale"] is not None and not logarithmic:
+        raise UsageError(f"--over {text}: there is no scale '{match['scale']}'", FORMS)
     step = _parse_step(text, match["step"])
     texts = [bound for bound in (match["low"], match["high"], match["step"]) if bound is not None]
     if whole is None:

@@ -92,6 +92,7 @@ def test_a_range_of_a_setting_that_nobody_knows_is_of_what_is_written(
         ("lr=1..0.1", False, "goes from 1 to 0.1"),
         ("lr=1..1", False, "goes from 1 to 1"),
         ("lr=log:0..1", False, "0 has no logarithm"),
+        ("lr=lgo:0.1..1", False, "there is no scale 'lgo'"),
         ("lr=log:0.1..1:0.1", False, "has no step"),
         ("lr=0..1:0", False, "is no step"),
         ("lr=0..1:x", False, "is no step"),
