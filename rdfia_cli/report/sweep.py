@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import run
+from rdfia_cli.ranking import rank
 from rdfia_cli.report.figure import drawable, label_decades, margins, styled, write_figure
 from rdfia_cli.spec import brief, typed_value, value_text
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 CURVES, SETTINGS, MAP = "curves.png", "settings.png", "map.png"
@@ -22,6 +24,8 @@ PANEL_INCHES = (5.0, 4.0)
 MOST_COLUMNS = 3
 LONGEST_LABEL = 28
 BEST_COLOUR, FAILED_COLOUR, POINT_COLOUR = "#D55E00", "#999999", "#0072B2"
+KEY_INCHES = 0.8
+RANK = "rank"
 SCALE = "viridis"
 """Even in lightness, so that it holds in grey and for the colour-blind."""
 
@@ -40,7 +44,7 @@ def draw_sweep(folder: Path) -> list[Path]:
     ]
     varied = [d for d in content["space"] if len({str(_value(t, d)) for t in finished}) > 1]
     with styled(10):
-        figures = {CURVES: _draw_curves(content)}
+        figures = {CURVES: _draw_curves(content, varied)}
         if finished and varied:
             figures[SETTINGS] = _draw_settings(content, finished, varied)
         if finished and len(varied) == 2:
@@ -54,22 +58,31 @@ def _value(trial: Mapping[str, Any], dimension: Mapping[str, Any]) -> Any:
     return trial["parameters"].get(dimension["key"])
 
 
-def _draw_curves(content: Mapping[str, Any]) -> Figure:
-    """Accuracy and loss on validation by epoch, the brighter the better; the best one in front."""
+def _draw_curves(content: Mapping[str, Any], varied: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy and loss on validation by epoch, the best in front; a key tells the colours."""
     from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(2 * width, height))
-    left, right = figure.subplots(1, 2, gridspec_kw=margins(2 * width, height))
     best = content["best"]["number"] if content["best"] else None
-    trials = sorted(content["trials"], key=lambda t: t["validation_accuracy"] or 0)
-    for place, trial in enumerate(trials):
+    word, norm, told = _key_of_colours(content["trials"], varied)
+    # Of ranks the first is the brightest.
+    colours = colormaps[f"{SCALE}_r" if word == RANK else SCALE]
+    width, height = 2 * PANEL_INCHES[0], PANEL_INCHES[1]
+    figure = Figure(figsize=(width, height))
+    room = margins(width, height)
+    if len(told) > 1:
+        room["right"] -= KEY_INCHES / width
+    left, right = figure.subplots(1, 2, gridspec_kw=room)
+    for trial in content["trials"]:
         lines = _epochs(trial["run"])
         epochs = [line["epoch"] for line in lines]
         chosen = trial["number"] == best
-        colour = BEST_COLOUR if chosen else colormaps[SCALE](place / max(1, len(trials)))
+        place = told.get(trial["number"])
+        usual = FAILED_COLOUR if place is None else colours(norm(place))
+        colour = BEST_COLOUR if chosen else usual
         style = {"color": colour, "linewidth": 2 if chosen else 0.9, "alpha": 1 if chosen else 0.6}
         style["zorder"] = 3 if chosen else 2
         label = drawable(f"best: {_settings_text(trial)}") if chosen else None
@@ -83,10 +96,36 @@ def _draw_curves(content: Mapping[str, Any]) -> Figure:
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clean(axes)
+    if len(told) > 1:
+        place = (room["right"] + 0.12 / width, room["bottom"])
+        key = figure.add_axes((*place, 0.12 / width, room["top"] - room["bottom"]))
+        figure.colorbar(ScalarMappable(norm, colours), cax=key)
+        key.set_ylabel(drawable(word), parse_math=False)
+        if isinstance(norm, LogNorm):
+            label_decades(key.yaxis)
     if best is not None:
         for text in left.legend(frameon=False, loc="lower right").get_texts():
             text.set_parse_math(False)
     return figure
+
+
+def _key_of_colours(
+    trials: Sequence[Mapping[str, Any]], varied: Sequence[Mapping[str, Any]]
+) -> tuple[str, Normalize, dict[int, float]]:
+    """What the colours of curves tell, on which scale, and of each trial: nothing of some.
+
+    It is the value of the only setting that varied where that is a range, else the rank.
+    """
+    from matplotlib.colors import LogNorm, Normalize
+
+    if len(varied) == 1 and "values" not in varied[0]:
+        (dimension,) = varied
+        known = ((trial["number"], _value(trial, dimension)) for trial in trials)
+        values = {number: float(value) for number, value in known if value is not None}
+        norm = LogNorm if dimension.get("log") else Normalize
+        return dimension["key"], norm(min(values.values()), max(values.values())), values
+    ranks = {trial["number"]: float(place) for place, trial in enumerate(rank(trials), 1)}
+    return RANK, Normalize(1, max(len(ranks), 2)), ranks
 
 
 def _limit_losses(axes: Axes) -> None:

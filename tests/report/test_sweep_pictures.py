@@ -78,6 +78,24 @@ def test_the_key_of_the_best_trial_lies_beside_the_axes(draw: Draw):
     assert not key.get_window_extent().overlaps(axes.get_window_extent())
 
 
+@pytest.mark.parametrize(
+    ("listed", "as_range", "told"),
+    [
+        ({"lr": ("0.1", "0.4")}, {"log": True}, ("lr", 0.1, 0.4)),
+        ({"lr": ("0.1", "0.4")}, {}, ("rank", 1, 2)),
+        ({"lr": ("0.1", "0.4"), "seed": ("0", "1")}, {"log": False}, ("rank", 1, 4)),
+    ],
+)
+def test_a_key_tells_the_colours_of_the_curves(draw: Draw, listed, as_range, told):
+    *_, key = draw(listed, **as_range)["curves.png"].get_axes()
+    assert key.get_ylabel() == told[0]
+    assert key.get_ylim() == pytest.approx(told[1:])
+
+
+def test_one_trial_needs_no_key(draw: Draw):
+    assert len(draw({"lr": ("0.1",)})["curves.png"].get_axes()) == 2
+
+
 def test_ranges_of_integers_have_no_other_marks(draw: Draw):
     pictures = draw({"seed": ("0", "1"), "model.depth": ("1", "2")}, log=False, whole=True)
     for name in ("settings.png", "map.png"):
