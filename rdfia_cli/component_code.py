@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import importlib.util
 import traceback
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -14,47 +15,92 @@ from rdfia_cli import registry
 from rdfia_cli.entry_points import OWN_DISTRIBUTION
 from rdfia_cli.errors import RdfiaError
 
+NOBODY_S = frozenset({"rdfia_cli", "torch"})
+"""Packages whose code is no plugin's, though one may announce a function of theirs."""
 NO_FAULT = ("does not have a deterministic implementation", "can't allocate memory")
 """Errors that are told by themselves, whoever's code they come through."""
 
 
-def code_hashes(components: Iterable[registry.Component]) -> dict[str, str]:
-    """The SHA-256 of the code of each component that is not our own, by where it lies.
+@dataclass(frozen=True)
+class _Code:
+    """Where the modules of a component lie.
 
-    That of a function of a file is the file; that of a plugin is its package, or its only module.
+    Attributes:
+        place: a package's folder, or the file of the only module.
+        name: by which they are imported; empty for a function of a file.
     """
-    foreign = [each for each in components if each.distribution != OWN_DISTRIBUTION]
-    places = {place for component in foreign for place in _places(component)}
-    return {str(place): _hash(place) for place in sorted(places)}
+
+    place: Path
+    name: str
 
 
-def _places(component: registry.Component) -> Iterator[Path]:
+def file_hashes(components: Iterable[registry.Component]) -> dict[str, str]:
+    """The SHA-256 of the file of each component that is a function of a file, by its path."""
+    return _hashes(each for each in components if each.distribution == registry.FILE)
+
+
+def package_hashes(components: Iterable[registry.Component]) -> dict[str, str]:
+    """The SHA-256 of the Python modules of each plugin's package, by its folder."""
+    return _hashes(each for each in components if each.distribution != registry.FILE)
+
+
+def _hashes(components: Iterable[registry.Component]) -> dict[str, str]:
+    places = {code.place for each in components if (code := _code_of(each)) is not None}
+    found = {str(place): _hash(place) for place in sorted(places)}
+    return {place: digest for place, digest in found.items() if digest is not None}
+
+
+def _code_of(component: registry.Component) -> _Code | None:
+    """Where a component's code lies; None where it is our own, or nothing tells."""
     if component.distribution == registry.FILE:
-        yield Path(component.module)
-        return
-    try:
-        found = importlib.util.find_spec(_package(component))
-    except (ImportError, ValueError):
-        return
-    if found is not None and found.submodule_search_locations is not None:
-        yield from map(Path, found.submodule_search_locations)
-    elif found is not None and found.origin is not None:
-        yield Path(found.origin)
+        return _Code(Path(component.module), "")
+    top, *rest = component.module.split(".")
+    # A plugin may announce what is not its own.
+    if component.distribution == OWN_DISTRIBUTION or top in NOBODY_S:
+        return None
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(top)
+        if found is not None and found.origin is not None:
+            is_package = found.submodule_search_locations is not None
+            path = Path(found.origin)
+            return _Code(path.parent if is_package else path, top)
+        for location in (found and found.submodule_search_locations) or ():
+            if (code := _within_namespace(Path(location), top, rest)) is not None:
+                return code
+    return None
 
 
-def _hash(place: Path) -> str:
-    """The hash of a file, or of the names and contents of a folder's modules."""
+def _within_namespace(folder: Path, name: str, rest: Sequence[str]) -> _Code | None:
+    """The outermost package or module below a folder that several distributions may share."""
+    for part in rest:
+        folder, name = folder / part, f"{name}.{part}"
+        if (folder / "__init__.py").is_file():
+            return _Code(folder, name)
+        if folder.with_suffix(".py").is_file():
+            return _Code(folder.with_suffix(".py"), name)
+    return None
+
+
+def _hash(place: Path) -> str | None:
+    """The hash of a file, or of the names and contents of a folder's modules; None without any.
+
+    What cannot be read is left out: an editor may have its own files there for a moment.
+    """
     if not place.is_dir():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
+        return _hash_file(place)
     whole = hashlib.sha256()
     for path in sorted(place.rglob("*.py")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        whole.update(f"{path.relative_to(place)} {content}\n".encode(errors="surrogateescape"))
+        if not path.name.startswith(".") and (digest := _hash_file(path)) is not None:
+            name = str(path.relative_to(place))
+            whole.update(f"{name} {digest}\n".encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 
-def _package(component: registry.Component) -> str:
-    return component.module.partition(".")[0]
+def _hash_file(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -88,18 +134,27 @@ def _has_remedy(error: Exception) -> bool:
 def find_culprit(
     error: Exception, components: Iterable[registry.Component]
 ) -> registry.Component | None:
-    """The component in whose code an error arose; None where it is in none but our own."""
-    foreign = [each for each in components if each.distribution != OWN_DISTRIBUTION]
+    """The component in whose code an error arose; None where our own was called from there.
+
+    Libraries are nobody's: what they raise, whoever called them is at fault for.
+    """
+    codes = [(each, code) for each in components if (code := _code_of(each)) is not None]
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
-        for component in foreign:
-            if _is_code_of(component, frame):
+        for component, code in codes:
+            if _runs(frame, code):
                 return component
+        if _module_of(frame).partition(".")[0] == __package__:
+            return None
     return None
 
 
-def _is_code_of(component: registry.Component, frame: FrameType) -> bool:
-    """Whether a frame runs a component's file, or a module of its package."""
-    if component.distribution == registry.FILE:
-        return Path(frame.f_code.co_filename) == Path(component.module)
-    return frame.f_globals.get("__name__", "").partition(".")[0] == _package(component)
+def _runs(frame: FrameType, code: _Code) -> bool:
+    if not code.name:
+        return Path(frame.f_code.co_filename) == code.place
+    module = _module_of(frame)
+    return module == code.name or module.startswith(f"{code.name}.")
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

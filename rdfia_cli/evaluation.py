@@ -151,7 +151,7 @@ def restore(
     if not (folder / run.RESULT).exists():
         done = count(found.manifest["epoch"], "epoch")
         warnings.append(f"the run is not finished: {done} done")
-    warnings.extend(run.changed_files(folder, config.components()))
+    warnings.extend(run.changed_code(folder, config.components()))
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")
         config = config.model_copy(update={"precision": "fp32"})

@@ -197,7 +197,8 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
             go_back(folder, found, state, logs)
             yield _started(folder, parts, plan, state)
             yield from _tell_so_far(loggers, folder)
-            with naming_culprit(config.components(), "fails in training"):
+            # Found before they are needed: a file may be gone by then.
+            with naming_culprit(tuple(config.components()), "fails in training"):
                 yield from _train(folder, state, plan, parts, Records(logs, loggers), stop)
             yield from (Warned(text) for text in loggers.close(complete=True))
         write_decision_map(folder, parts, state)

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+ONE_THREAD: Mapping[str, str] = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""The environment of a process that is one of as many as there are processors."""
 
 
 def processors() -> int:

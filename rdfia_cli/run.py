@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import durable, registry
-from rdfia_cli.component_code import code_hashes
+from rdfia_cli.component_code import file_hashes, package_hashes
 from rdfia_cli.config import RunConfig, differences, resolve
 from rdfia_cli.errors import ComponentError, RdfiaError, UsageError
 from rdfia_cli.sources import COMPONENT_GROUPS, LISTS, Sources
 from rdfia_cli.spec import parse_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
@@ -42,6 +42,9 @@ SECONDS_BETWEEN_KNOCKS = 0.05
 
 FILES = "files"
 """The key of the environment that tells the hashes of files of components and first weights."""
+
+PACKAGES = "packages"
+"""The key of the environment that tells the hashes of the modules of plugins."""
 
 DATA_FINGERPRINT = "data_fingerprint"
 """The key of the environment that tells the content of the data."""
@@ -218,7 +221,7 @@ def load_config(folder: Path) -> RunConfig:
             "give the folder that `rdfia train` printed, such as runs/cnn-digits-1a2b3c4d",
         )
     _load_toml(folder / CONFIG)
-    recorded = _recorded_files(folder)
+    recorded = _recorded(folder, FILES)
     sources = Sources(flags={}, files=[folder / CONFIG])
     try:
         return resolve(sources, lambda name: _locate(name, recorded)).config
@@ -269,9 +272,9 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _recorded_files(folder: Path) -> Mapping[str, str]:
-    """The SHA-256 of each file that a run took a component from, by its absolute path."""
-    return (read_environment(folder) or {}).get(FILES, {})
+def _recorded(folder: Path, key: str) -> Mapping[str, str]:
+    """The SHA-256 of what a run began with, by its absolute path: of files, or of packages."""
+    return (read_environment(folder) or {}).get(key, {})
 
 
 def _locate(name: str, recorded: Iterable[str]) -> str:
@@ -287,17 +290,24 @@ def _locate(name: str, recorded: Iterable[str]) -> str:
     return f"{found[0]}:{file[1]}" if len(found) == 1 and found[0].is_file() else name
 
 
-def changed_files(folder: Path, components: Iterable[registry.Component]) -> list[str]:
-    """The files of components that are not what they were when a run began, as warnings."""
+def changed_code(folder: Path, components: Iterable[registry.Component]) -> list[str]:
+    """The code of components that is not what it was when a run began, as warnings."""
     return [
         f"'{path}' changed since the run in '{folder}' began: it is used as it is now"
-        for path in _changed(folder, code_hashes(components))
+        for path in _changed_code(folder, tuple(components))
     ]
 
 
-def _changed(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Those of some files, by their SHA-256, that are not what a run began with."""
-    recorded = _recorded_files(folder)
+def _changed_code(folder: Path, components: Sequence[registry.Component]) -> list[str]:
+    return [
+        *_changed(folder, FILES, file_hashes(components)),
+        *_changed(folder, PACKAGES, package_hashes(components)),
+    ]
+
+
+def _changed(folder: Path, key: str, hashes: Mapping[str, str]) -> list[str]:
+    """Those of some files or packages, by their hashes, that are not what a run began with."""
+    recorded = _recorded(folder, key)
     return [
         path
         for path, digest in hashes.items()
@@ -322,16 +332,16 @@ def changed_weights(folder: Path, config: RunConfig) -> list[str]:
     return [
         f"'{path}' changed since the run in '{folder}' began, which keeps the weights of then: "
         "--if-exists new begins with those of now"
-        for path in _changed(folder, weights_hashes(config))
+        for path in _changed(folder, FILES, weights_hashes(config))
     ]
 
 
 def outdated(folder: Path, config: RunConfig) -> list[str]:
-    """The files that are not what they were when a finished run began, as warnings."""
-    hashes = {**code_hashes(config.components()), **weights_hashes(config)}
+    """The code and the weights that are not what they were when a run began, as warnings."""
+    code = _changed_code(folder, tuple(config.components()))
     return [
         f"'{path}' changed since the run in '{folder}' began: its result is that of then"
-        for path in _changed(folder, hashes)
+        for path in [*code, *_changed(folder, FILES, weights_hashes(config))]
     ]
 
 

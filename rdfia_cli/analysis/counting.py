@@ -127,7 +127,8 @@ class _SavedTensors:
 
     def __init__(self, model: nn.Module) -> None:
         # Held, since a model may replace a buffer as it is called: another would take its address.
-        self.own = {_storage(each): each for each in (*model.parameters(), *model.buffers())}
+        own = (*model.parameters(), *model.buffers())
+        self.own = {_storage(tensor): tensor.untyped_storage() for tensor in own}
         self.kept: dict[int, tuple[torch.UntypedStorage, int, int]] = {}
         self.times = 1
 

@@ -132,7 +132,7 @@ def request(text: str, shape: tuple[int, ...] | None = None, classes: int | None
         shape, classes = shape or fed.shape, classes or fed.classes
     component = registry.find("models", parse_spec(chosen.name))
     return Request(
-        text, chosen, shape, classes, folder, tuple(run.changed_files(folder, [component]))
+        text, chosen, shape, classes, folder, tuple(run.changed_code(folder, [component]))
     )
 
 

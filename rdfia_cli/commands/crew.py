@@ -13,16 +13,22 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
+from rdfia_cli import console, entry_points
 from rdfia_cli.errors import RdfiaError
-from rdfia_cli.machine import processors
+from rdfia_cli.machine import ONE_THREAD, processors
 
 ITEMS_EACH = 16
 """Models for which it is worth while to start one more process: it begins by importing torch."""
 AT_MOST = 8
 """Processes, each of which needs 0.7 GB for torch and timm alone."""
+
+SECONDS_TO_END = 5.0
+"""For a process that is ending: killed at once, it would not tell how it ended."""
+ALONE = "give fewer models at once: few are worked on in this process"
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,11 @@ def _attend(
 ) -> Iterator[tuple[int, Found | Failed]]:
     """Give whoever has nothing to do the next item, and take the answers that are there."""
     for member in members:
-        if member.number is None and waiting:
+        if member.is_free and waiting:
             member.give(*waiting.popleft())
-    busy = {member.connection: member for member in members if member.number is not None}
+    busy = {member.connection: member for member in members if not member.is_free}
     for connection in wait(list(busy)):
-        member = busy[connection]  # pyright: ignore[reportArgumentType]
-        assert member.number is not None
-        yield member.number, member.take()
+        yield from busy[connection].answers()  # pyright: ignore[reportArgumentType]
 
 
 class _Member(Generic[Item, Found]):
@@ -90,44 +94,70 @@ class _Member(Generic[Item, Found]):
 
     def __init__(self, work: Callable[[Item], Found]) -> None:
         self._work = work
-        self.number: int | None = None
 
     def __enter__(self) -> _Member[Item, Found]:
         self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.close()
-        self._process.kill()
-        self._process.join()
+        self._end(patience=0)
+
+    @property
+    def is_free(self) -> bool:
+        return self._ready and self._number is None
 
     def _start(self) -> None:
+        self._ready, self._number = False, None
         context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, self._work), daemon=True)
-        with _deaf_to_interrupts():
-            self._process.start()
-        # When this process dies, the other finds nobody at the end of the pipe, and ends.
-        there.close()
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, self._work), daemon=True)
+        try:
+            with _deaf_to_interrupts():
+                process.start()
+        except OSError as error:
+            here.close()
+            raise RdfiaError(f"cannot start another process: {error}", ALONE) from None
+        finally:
+            # When this process dies, the other finds nobody at the end of the pipe, and ends.
+            there.close()
+        self.connection: Connection = here
+        self._process = process
+
+    def _end(self, patience: float) -> str:
+        """End the process, after some seconds in which it may do so itself, and say how it did."""
+        self.connection.close()
+        self._process.join(patience)
+        self._process.kill()
+        self._process.join()
+        return _ending(self._process.exitcode)
 
     def give(self, number: int, item: Item) -> None:
-        self.number = number
+        self._number = number
         # That it is gone shows where its answer is missed.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self.connection.send(item)
 
-    def take(self) -> Found | Failed:
-        """The answer; a process that died without one is replaced."""
-        self.number = None
+    def answers(self) -> Iterator[tuple[int, Found | Failed]]:
+        """The answer that is there, if it is one; a process that died instead is replaced.
+
+        Raises:
+            RdfiaError: it died before it could begin, as the next one would.
+        """
+        number = self._number
         try:
-            return self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.__exit__()
-            code = self._process.exitcode
+            answer: Found | Failed = self.connection.recv()
+        except (EOFError, OSError):
+            fact = f"its process ended with {self._end(SECONDS_TO_END)}"
+            if number is None:
+                raise RdfiaError(f"of several that share the work, {fact}", ALONE) from None
             self._start()
-            fact = f"its process ended with {_ending(code)}"
-            return Failed(RdfiaError(fact, "try it alone, to see what it says"))
+            yield number, Failed(RdfiaError(fact, "try it alone, to see what it says"))
+            return
+        if number is None:
+            self._ready = True
+        else:
+            self._number = None
+            yield number, answer
 
 
 def _ending(code: int | None) -> str:
@@ -143,6 +173,8 @@ def _deaf_to_interrupts() -> Generator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # It starts with the first process, and unblocks what is blocked.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -151,9 +183,20 @@ def _deaf_to_interrupts() -> Generator[None]:
 
 
 def _serve(connection: Connection, work: Callable[[Item], Found]) -> None:
-    """Answer requests until nobody asks any more."""
+    """Say that one is there, and answer requests until nobody asks any more."""
     # Before torch is imported: as many processes as processors have nothing left for threads.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    os.environ.update(ONE_THREAD)
+    # Before anything else: it shields what is imported later from malformed metadata.
+    entry_points.installed()
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
         while True:
-            connection.send(try_work(work, connection.recv()))
+            connection.send(_answer(work, connection.recv()))
+
+
+def _answer(work: Callable[[Item], Found], item: Item) -> Found | Failed:
+    """What comes of an item, whatever that is: the process lives on."""
+    try:
+        return try_work(work, item)
+    except Exception as error:
+        return Failed(console.explain(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdfia_cli import console
@@ -10,7 +11,7 @@ from rdfia_cli.commands.progress import follow
 from rdfia_cli.errors import RdfiaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from rdfia_cli.analysis.subject import Request
 
@@ -50,20 +51,28 @@ def try_each(
     """
     kept: list[Kept] = []
     failures: list[RdfiaError] = []
-    followed = follow(asked, doing, on_stdout=on_stdout, quiet=flags["quiet"])
-    if processes > 1:
-        done = outcomes(asked, work, processes)
-    else:
-        done = (try_work(work, each) for each in asked)
-    for each, outcome in zip(followed, done, strict=True):
-        if not isinstance(outcome, Failed):
-            kept.append(show(outcome))
-        elif len(asked) == 1:
-            raise outcome.error
-        else:
-            console.report(_named(outcome.error, each), as_json=flags["json"])
-            failures.append(outcome.error)
+    with contextlib.closing(_outcomes(asked, work, processes)) as done:
+        for each in follow(asked, doing, on_stdout=on_stdout, quiet=flags["quiet"]):
+            for text in each.warnings:
+                console.warn(text)
+            outcome = next(done)
+            if not isinstance(outcome, Failed):
+                kept.append(show(outcome))
+            elif len(asked) == 1:
+                raise outcome.error
+            else:
+                console.report(_named(outcome.error, each), as_json=flags["json"])
+                failures.append(outcome.error)
     return kept, failures
+
+
+def _outcomes(
+    asked: Sequence[Request], work: Callable[[Request], Found], processes: int
+) -> Generator[Found | Failed]:
+    if processes > 1:
+        yield from outcomes(asked, work, processes)
+    else:
+        yield from (try_work(work, each) for each in asked)
 
 
 def _named(error: RdfiaError, asked: Request) -> RdfiaError:

@@ -116,7 +116,7 @@ def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Cou
     content = describe_costs(
         subject, costs, depth=flags["depth"], explanations=explanations, images=images, **how
     )
-    warnings, notes = list(asked.warnings), list[str]()
+    warnings, notes = list[str](), list[str]()
     if subject.is_scripted():
         notes.append(f"{asked.label}: modules within a scripted one are not told apart from it")
     if costs.on_cpu:

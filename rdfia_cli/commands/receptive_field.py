@@ -51,8 +51,6 @@ def _report(
     from rdfia_cli.analysis.objects import describe_fields
     from rdfia_cli.analysis.subject import build
 
-    for text in asked.warnings:
-        console.warn(text)
     subject = build(asked)
     if subject.is_scripted():
         console.say(f"{asked.label}: modules within a scripted one are not told apart from it")

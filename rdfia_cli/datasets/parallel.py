@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli.datasets.worker import READY
 from rdfia_cli.errors import RdfiaError
-from rdfia_cli.machine import processors
+from rdfia_cli.machine import ONE_THREAD, processors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,6 @@ FILES_IN_REQUEST = 16
 REQUESTS_AHEAD = 2
 """So that a worker has the next one when it is done with one."""
 COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "rdfia_cli.datasets.worker")
-ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Request = Sequence[tuple[int, str]]
 """Files, each with its row in the store."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rdfia_cli import durable, run
-from rdfia_cli.component_code import code_hashes
+from rdfia_cli.component_code import file_hashes, package_hashes
 from rdfia_cli.config import spec_text
 from rdfia_cli.errors import UsageError
 from rdfia_cli.training.assembly import Assembly
@@ -73,14 +73,16 @@ def _hardware(parts: Assembly) -> dict[str, Any]:
 
 
 def _subject(parts: Assembly) -> dict[str, Any]:
-    """What the model is fed, and the hashes of the files that it begins with."""
+    """What the model is fed, and the hashes of the code and the files that it begins with."""
+    components = tuple(parts.config.components())
     return {
         "input": list(parts.input.shape),
         "classes": parts.input.classes,
         run.FILES: {
-            **code_hashes(parts.config.components()),
+            **file_hashes(components),
             **run.weights_hashes(parts.config),
         },
+        run.PACKAGES: package_hashes(components),
     }
 
 
@@ -104,5 +106,5 @@ def changes(folder: Path, parts: Assembly) -> Iterator[str]:
                 f"the run began with {key} {before.get(key)} and goes on with {now[key]}: "
                 "its last digits may differ from an unbroken run's"
             )
-    yield from run.changed_files(folder, parts.config.components())
+    yield from run.changed_code(folder, parts.config.components())
     yield from run.changed_weights(folder, parts.config)

@@ -200,9 +200,18 @@ class Replacing(nn.Module):
         return inputs.sigmoid()
 
 
-def test_a_buffer_that_is_replaced_hides_no_saved_tensor():
+class Refilling(Replacing):
+    """The same by the back door."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.positions.data = torch.zeros(7, device=inputs.device)
+        return inputs.sigmoid()
+
+
+@pytest.mark.parametrize("block", [Replacing, Refilling])
+def test_a_buffer_that_is_replaced_hides_no_saved_tensor(block: type[nn.Module]):
     # What a block frees, the next one's activations may get the address of.
-    model = nn.Sequential(nn.Linear(5, 7), *(Replacing() for _ in range(50))).eval()
+    model = nn.Sequential(nn.Linear(5, 7), *(block() for _ in range(50))).eval()
     # The input of the layer, and the outputs of the sigmoids.
     assert count_pass(model, torch.zeros(3, 5)).saved == {4: 4 * 3 * (5 + 50 * 7)}
 

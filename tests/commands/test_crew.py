@@ -34,7 +34,20 @@ def refusing(number: int) -> int:
     return number
 
 
+def mistaken(number: int) -> int:
+    return [10, 11][number]
+
+
+def too_large(number: int) -> int:
+    raise OSError(28, "No space left on device") if number else MemoryError
+
+
+def blocked(number: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def worker_of(number: int) -> tuple[int, str]:
+    time.sleep(0.2)  # time for the other one to begin too
     return os.getpid(), os.environ["OMP_NUM_THREADS"]
 
 
@@ -61,6 +74,45 @@ def test_a_process_that_dies_takes_down_its_own_item_only():
     told = [each.error.fact if isinstance(each, Failed) else each for each in found]
     killed, left = "its process ended with SIGKILL", "its process ended with exit code 7"
     assert told == [0, 1, 2, killed, 4, left, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (mistaken, [10, 11, "IndexError: list index out of range"]),
+        (too_large, ["the memory is exhausted", "No space left on device"]),
+    ],
+)
+def test_what_nobody_foresaw_is_told_in_its_own_words(work, told):
+    found = list(outcomes(range(len(told)), work, 2))
+    assert [each.error.fact if isinstance(each, Failed) else each for each in found] == told
+
+
+def test_ctrl_c_is_for_the_process_that_waits_alone():
+    assert list(outcomes(range(8), blocked, 2)) == [True] * 8
+
+
+def test_a_process_that_cannot_begin_ends_all_with_one_error(tmp_path: Path):
+    """A script without the guard that the library asks for starts itself anew in each process."""
+    (tmp_path / "unguarded.py").write_text(
+        "from rdfia_cli.commands.crew import outcomes\n"
+        "print(list(outcomes(range(40), abs, 2)), flush=True)\n"
+    )
+    command = [sys.executable, "unguarded.py"]
+    finished = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert finished.returncode == 1
+    assert "of several that share the work, its process ended with exit code 1" in finished.stderr
+    assert finished.stdout == ""
+
+
+def test_malformed_metadata_of_anybody_stop_no_process(install, rdfia):
+    install("broken", "", b"[console_scripts]\nno value at all\n")
+    models = ["lenet"] * (2 * ITEMS_EACH)
+    outcome = rdfia("param-count", *models, "--input", "1x28x28", "--json", "--depth", "0")
+    assert outcome.code == 0, outcome.err
+    assert [each["parameters"] for each in outcome.objects] == [61_706] * len(models)
 
 
 def test_a_crew_is_worth_while_for_many_items_only(monkeypatch):
@@ -121,8 +173,11 @@ def wait_for(look, number: int):
 
 
 def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    if sys.platform == "linux":  # where one that nobody waits for stays in the list
+        return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
     try:
-        status = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
+        os.kill(process, 0)
+    except ProcessLookupError:
         return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+    return True
