@@ -74,7 +74,8 @@ class Component:
     @property
     def address(self) -> str:
         """How errors name it: kind, name, distribution and version."""
-        return f"{self.kind} '{self.name}' of {self.distribution} {self.version}"
+        name = self.name if self.variant is None else f"{self.name}/{self.variant}"
+        return f"{self.kind} '{name}' of {self.distribution} {self.version}"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def describe_costs(
         **_figures(total),
         "layers": [_costs_of(layer) for layer in fold(costs, depth)],
         "uncounted": dict(costs.uncounted),
+        "on_cpu": costs.on_cpu,
         "memory": {name: asdict(memory) for name, memory in estimate_memory(costs).items()},
     }
     if images is not None:

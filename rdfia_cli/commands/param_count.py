@@ -120,7 +120,10 @@ def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Cou
     if subject.is_scripted():
         notes.append(f"{asked.label}: modules within a scripted one are not told apart from it")
     if costs.on_cpu:
-        notes.append(f"{asked.label}: called on the CPU, since it needs numbers; no figure differs")
+        notes.append(
+            f"{asked.label}: called on the CPU with zeros, since it needs numbers; "
+            "where it decides by them, this is the cost of the path that they take"
+        )
     if costs.uncounted:
         warnings.append(f"{asked.label}: uncounted operations: {_listed(costs.uncounted)}")
     return _Counted(content, tuple(warnings), tuple(notes), costs, explanations)
