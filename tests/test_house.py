@@ -1,7 +1,9 @@
 """The house stands as drawn, and starting the command line stays light."""
 
+import fnmatch
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,11 @@ def imported_by(arguments: list[str]) -> set[str]:
     )
     line = next(x for x in finished.stderr.splitlines() if x.startswith("imported: "))
     return set(line.split()[1:])
+
+
+def test_what_tests_leave_beside_the_plugins_is_no_member_of_the_workspace():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (pattern,) = settings["tool"]["uv"]["workspace"]["members"]
+    assert not fnmatch.fnmatch("plugins/__pycache__", pattern)
+    members = [path for path in ROOT.glob(pattern) if (path / "pyproject.toml").is_file()]
+    assert {path.name for path in members} == {*settings["dependency-groups"]["plugins"]}
