@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -95,6 +95,7 @@ def test_the_contract_comes_with_the_wheel(wheels):
         assert f"rdfia_cli/{name}" in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("shell.md"))))
 def test_a_recipe_for_the_shell_works_as_it_is_written(tmp_path, number):
     kind, text = blocks("shell.md")[number]
