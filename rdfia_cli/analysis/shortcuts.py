@@ -88,11 +88,13 @@ def _like_both(func: Any, arguments: Sequence[Any]) -> Any:
 
 
 def _batch_norm(func: Any, arguments: Sequence[Any]) -> Any:
-    inputs, *vectors = arguments[:5]
+    inputs, *vectors, trains = arguments[:6]
     channels = inputs.shape[1:2]
     if not _is_plain(inputs) or not all(_fits(vector, inputs, channels) for vector in vectors):
         return NotImplemented
-    return tuple(_blank(inputs, shape) for shape in (inputs.shape, channels, channels))
+    # By running statistics it computes none to keep, though the meta device returns some.
+    statistics = channels if trains else (0,)
+    return tuple(_blank(inputs, shape) for shape in (inputs.shape, statistics, statistics))
 
 
 def _layer_norm(func: Any, arguments: Sequence[Any]) -> Any:

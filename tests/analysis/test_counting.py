@@ -188,6 +188,14 @@ def test_saved_tensors_are_the_bytes_that_autograd_keeps():
     assert ledger.saved == {4: 4 * 3 * (5 + 7)}
 
 
+def test_a_batch_norm_keeps_the_same_on_every_device():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    real = count_pass(model, torch.zeros(1, 3, 8, 8)).saved
+    # The images, and what the convolution returns; by running statistics, no others.
+    assert real == {4: 4 * (3 * 64 + 8 * 36)}
+    assert count_pass(model.to("meta"), torch.empty(1, 3, 8, 8, device="meta")).saved == real
+
+
 class Replacing(nn.Module):
     """A block that makes its buffer anew as it is called, as models do that cache positions."""
 
