@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from rdfia_cli import registry
+from rdfia_cli import console, registry
 from rdfia_cli.entry_points import OWN_DISTRIBUTION
 from rdfia_cli.errors import RdfiaError
 
 NOBODY_S = frozenset({"rdfia_cli", "torch"})
 """Packages whose code is no plugin's, though one may announce a function of theirs."""
-NO_FAULT = ("does not have a deterministic implementation", "can't allocate memory")
+NO_FAULT = (console.NOT_DETERMINISTIC, "can't allocate memory")
 """Errors that are told by themselves, whoever's code they come through."""
 
 

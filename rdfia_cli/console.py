@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
+"""What torch says of an operation that a run's settings do not allow."""
 NARROWEST = 12
 """Letters to which a column of text may be folded on a narrow terminal."""
 
@@ -138,7 +140,7 @@ def explain(error: Exception) -> RdfiaError:
     if message is not None:
         fact = " ".join(message().split()).rstrip(".")
         return UsageError(fact[:1].lower() + fact[1:], f"see {_command_of(error)} --help")
-    if "does not have a deterministic implementation" in str(error):
+    if NOT_DETERMINISTIC in str(error):
         return RdfiaError(
             str(error).partition(". ")[0].partition(", but")[0],
             "allow it with --set deterministic=false; a resumed run may then differ in last digits",

@@ -139,8 +139,9 @@ class _Identity:
 
 
 def _identify(distribution: importlib.metadata.Distribution | None) -> _Identity:
+    if distribution is None:
+        return _Identity()
     try:
-        assert distribution is not None
         metadata = distribution.metadata
         name, version = normalised(metadata["Name"]), metadata["Version"]
     except Exception:

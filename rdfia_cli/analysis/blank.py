@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rdfia_cli.analysis.graph import ATOMS, tensors_of
+from rdfia_cli.analysis.graph import tensors_of
 
 FILLING = frozenset(
     {
@@ -80,7 +80,5 @@ def _copied(model: nn.Module, copy_of: Callable[[Tensor], Tensor]) -> nn.Module:
 def held_by(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers, and the tensors that modules hold without saying so to torch."""
     for module in model.modules():
-        # Those below it are visited by themselves, and most of the rest is flags and no hooks.
-        for name, value in vars(module).items():
-            if name != "_modules" and type(value) not in ATOMS:
-                yield from tensors_of(value)
+        # Those below it are visited by themselves.
+        yield from tensors_of({k: v for k, v in vars(module).items() if k != "_modules"})

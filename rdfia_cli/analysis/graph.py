@@ -163,12 +163,8 @@ def tensors_of(output: Any) -> Iterator[Tensor]:
     """The tensors in what a module returned: a tensor, or any nest of containers."""
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            if type(value) not in ATOMS:
-                yield from tensors_of(value)
-    elif isinstance(output, list | tuple | set):
-        for value in output:
+    elif isinstance(output, Mapping | list | tuple | set):
+        for value in output.values() if isinstance(output, Mapping) else output:
             if type(value) not in ATOMS:
                 yield from tensors_of(value)
     elif is_dataclass(output) and not isinstance(output, type):

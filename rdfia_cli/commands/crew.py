@@ -25,7 +25,6 @@ ITEMS_EACH = 16
 """Models for which it is worth while to start one more process: it begins by importing torch."""
 AT_MOST = 8
 """Processes, each of which needs 0.7 GB for torch and timm alone."""
-
 SECONDS_TO_END = 5.0
 """For a process that is ending: killed at once, it would not tell how it ended."""
 ALONE = "give fewer models at once: few are worked on in this process"

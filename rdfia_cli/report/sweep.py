@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
@@ -62,7 +63,6 @@ def _draw_curves(content: Mapping[str, Any], varied: Sequence[Mapping[str, Any]]
     """Accuracy and loss on validation by epoch, the best in front; a key tells the colours."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -80,8 +80,8 @@ def _draw_curves(content: Mapping[str, Any], varied: Sequence[Mapping[str, Any]]
         lines = _epochs(trial["run"])
         epochs = [line["epoch"] for line in lines]
         chosen = trial["number"] == best
-        place = told.get(trial["number"])
-        usual = FAILED_COLOUR if place is None else colours(norm(place))
+        value = told.get(trial["number"])
+        usual = FAILED_COLOUR if value is None else colours(norm(value))
         colour = BEST_COLOUR if chosen else usual
         style = {"color": colour, "linewidth": 2 if chosen else 0.9, "alpha": 1 if chosen else 0.6}
         style["zorder"] = 3 if chosen else 2
@@ -97,16 +97,24 @@ def _draw_curves(content: Mapping[str, Any], varied: Sequence[Mapping[str, Any]]
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _clean(axes)
     if len(told) > 1:
-        place = (room["right"] + 0.12 / width, room["bottom"])
-        key = figure.add_axes((*place, 0.12 / width, room["top"] - room["bottom"]))
-        figure.colorbar(ScalarMappable(norm, colours), cax=key)
-        key.set_ylabel(drawable(word), parse_math=False)
-        if isinstance(norm, LogNorm):
-            label_decades(key.yaxis)
+        _draw_key(figure, room, word, ScalarMappable(norm, colours))
     if best is not None:
         for text in left.legend(frameon=False, loc="lower right").get_texts():
             text.set_parse_math(False)
     return figure
+
+
+def _draw_key(figure: Figure, room: Mapping[str, float], word: str, scale: ScalarMappable) -> None:
+    """Draw what the colours tell into the room to the right of the panels."""
+    from matplotlib.colors import LogNorm
+
+    width = 0.12 / figure.get_figwidth()
+    height = room["top"] - room["bottom"]
+    axes = figure.add_axes((room["right"] + width, room["bottom"], width, height))
+    figure.colorbar(scale, cax=axes)
+    axes.set_ylabel(drawable(word), parse_math=False)
+    if isinstance(scale.norm, LogNorm):
+        label_decades(axes.yaxis)
 
 
 def _key_of_colours(
