@@ -171,7 +171,7 @@ def _leaf_text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_leaf_text, value)) or "none"
     if isinstance(value, dict):
-        others = ",".join(f"{k}={_leaf_text(v)}" for k, v in value.items() if k != "name")
+        others = ",".join(f"{k}={_leaf_text(v)}" for k, v in sorted(value.items()) if k != "name")
         return f"{value.get('name')}:{others}" if others else str(value.get("name"))
     return value_text(typed_value(value) if isinstance(value, str) else value)
 

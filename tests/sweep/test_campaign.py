@@ -508,6 +508,14 @@ def test_a_number_of_a_file_and_that_of_a_flag_are_one_setting(tmp_path):
     open_ledger(ask(Sources({**settings, "epochs": "2"}), flags))
 
 
+@pytest.mark.parametrize("again", ["size=28,padding=1", "padding=1,size=28"])
+def test_the_order_in_which_the_arguments_of_an_augmentation_are_written_means_nothing(again):
+    flags = {**NOTHING, "over": ["seed=0,1"], "out": "s"}
+    usual = {"model": "cnn", "data": "digits"}
+    open_ledger(ask(Sources({**usual, "augment": ["random_crop:size=28,padding=1"]}), flags))
+    open_ledger(ask(Sources({**usual, "augment": [f"random_crop:{again}"]}), flags))
+
+
 def test_what_another_process_ended_is_not_executed_again():
     asked = question("optimizer.lr=0.1,0.2,0.3,0.4")
     other = Ledger(asked.folder)
