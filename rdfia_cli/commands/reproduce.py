@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
-from rdfia_cli.errors import RdfiaError, TrialsFailedError, UsageError, count, nearest
+from rdfia_cli.errors import (
+    PreemptedError,
+    RdfiaError,
+    TrialsFailedError,
+    UsageError,
+    count,
+    nearest,
+)
 from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_curve
 
 if TYPE_CHECKING:
@@ -103,7 +110,11 @@ def parse_replacements(texts: Sequence[str]) -> dict[str, str]:
 def _make(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
-    """What one figure is and gives; an error takes down its figure only."""
+    """What one figure is and gives; an error takes down its figure only.
+
+    Raises:
+        PreemptedError: asked to stop.
+    """
     if not flags["quiet"]:
         console.say(f"figure {figure.name}: {figure.title} ({figure.recipe})")
     found: dict[str, Any] = {
@@ -115,6 +126,8 @@ def _make(
     try:
         make = _sweep if figure.sweep else _train
         return {**found, **make(figure, flags, replaced, folder)}
+    except PreemptedError:
+        raise
     except RdfiaError as error:
         console.warn(f"figure {figure.name}: {error.fact}")
         return {**found, "error": error.fact}

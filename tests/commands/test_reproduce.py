@@ -6,6 +6,10 @@ import html
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -110,6 +114,28 @@ def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
     assert "neither empty nor a run folder" in stored[0]["error"]
     assert stored[1]["error"] is None
     assert stored[1]["claims"][0]["measured"] == "figure 1 was not run"
+
+
+@pytest.mark.parametrize("figures", [("1", "2"), ("vit-mnist-dim", "vit-mnist-position")])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, -2)])
+def test_a_signal_ends_the_command_and_not_just_its_figure(tmp_path, figures, number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rdfia_cli", *SHORT, *figures, "--epochs", "50"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        text=True,
+    )
+    while not list(tmp_path.glob("f/**/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"stopped by {number.name}" in told
+    assert "run the same command again" in told
+    assert not (tmp_path / "f/reproduction.json").exists()
+    assert len(list(tmp_path.glob("f/**/metrics.jsonl"))) == 1
 
 
 def test_what_is_told_of_a_figure_is_of_the_run_that_was_made(rdfia, tmp_path):
