@@ -7,10 +7,12 @@ named with its distribution and its error, and breaks only what asks for it.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import signal
 import sys
 import threading
@@ -33,8 +35,19 @@ GROUPS = ("models", "augmentations", "optimizers", "schedules", "datasets", "log
 FILE = "file"
 """What stands for the distribution of a function of a file; its version is the file's hash."""
 VARIANT = "variant"
+SURELY_MISSPELT = 0.8
+"""How like a known name another is, of 1, to be that one with a slip."""
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
+CONTRACTS: Mapping[str, str] = {
+    "models": "input: InputSpec, *",
+    "augmentations": "input: InputSpec, *",
+    "optimizers": "model: nn.Module, *",
+    "schedules": "optimizer: Optimizer, *, steps_per_epoch: int, epochs: int",
+    "datasets": "root: Path, *",
+    "loggers": "run: Path, settings: Mapping[str, Any], *",
+}
+"""With what the builders of each group are called, before their hyper-parameters."""
 IMPORT_SECONDS = 120.0
 """How long the import of one component may take where all are tried."""
 SLOW_IMPORT_SECONDS = 10.0
@@ -177,12 +190,29 @@ def find(group: str, spec: Spec) -> Component:
     if not families:
         raise ComponentError(
             f"unknown {group.removesuffix('s')} '{spec.name}'",
-            nearest(spec.name, names(group), f"rdfia list {group}"),
+            _nearest_component(group, spec.name),
         )
     chosen = _choose(families, spec)
     if next(iter(parameters(chosen).parameters), None) != VARIANT:
         raise ComponentError(f"{chosen.address} is no family", f"write '{family}' alone")
     return replace(chosen, variant=variant)
+
+
+def _nearest_component(group: str, name: str) -> str:
+    """The way out of an unknown name, which may be that of a member of a family."""
+    known = names(group)
+    remedy = nearest(name, known, f"rdfia list {group}")
+    if "/" in name or difflib.get_close_matches(name, known, cutoff=SURELY_MISSPELT):
+        return remedy
+    members: list[str] = []
+    for each in known:
+        with contextlib.suppress(ComponentError):  # a broken one is no way out
+            if is_family(claimants(group, each)[0]):
+                members.append(f"'{each}/{name}'")
+    if not members:
+        return remedy
+    question = "?" if remedy.endswith("?") else ""
+    return f"{remedy.removesuffix('?')}, or of a family {' or '.join(members)}{question}"
 
 
 def _choose(found: Sequence[Component], spec: Spec) -> Component:
@@ -365,8 +395,31 @@ def build(component: Component, *arguments: Any, **keywords: Any) -> Any:
     builder = load(component)
     if component.variant is not None:
         keywords[VARIANT] = component.variant
+    _refuse_misfit(component, builder, arguments, keywords)
     with naming(component, "cannot be built"):
         return builder(*arguments, **keywords)
+
+
+def _refuse_misfit(
+    component: Component,
+    builder: Callable[..., Any],
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+) -> None:
+    """Refuse a builder that does not take what its group's are called with.
+
+    Raises:
+        ComponentError: it does not.
+    """
+    try:
+        inspect.signature(builder).bind(*arguments, **keywords)
+    except TypeError as error:
+        raise ComponentError(
+            f"{component.address} does not take what {component.group} are called with: {error}",
+            f"write it as def {component.attribute}({CONTRACTS[component.group]}, ...)",
+        ) from error
+    except ValueError:
+        return  # written in C, it does not tell
 
 
 def members(component: Component, pattern: str = "*") -> tuple[str, ...]:

@@ -22,6 +22,7 @@ import pytest
 from rdfia_cli import console, registry
 from rdfia_cli.app import app
 from rdfia_cli.config import resolve
+from rdfia_cli.machine import processors
 from rdfia_cli.sources import Sources
 
 # Test files run side by side: more threads than one each would wait for one another.
@@ -31,6 +32,16 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # A shell has what it starts in the background ignore SIGINT, which some tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for a process or for the disk."""
+    return processors() + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test: were it the last, all would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_pages.py")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rdfia_cli import config, recipe, registry
 from rdfia_cli.errors import ComponentError, UsageError
 from rdfia_cli.sources import Sources
-from rdfia_cli.spec import Spec, parse_spec
+from rdfia_cli.spec import InputSpec, Spec, parse_spec
 
 PLAIN = """
     def build(input, *, dim: int = 4, dropout: float = 0.0):
@@ -350,7 +350,16 @@ def test_hyper_parameters_of_every_type_survive_their_spec_and_their_toml(instal
     ("name", "remedy"),
     [
         ("cnnn", "did you mean 'cnn'?"),
-        ("zzz", "choose from cnn, lenet, mlp, timm, torchvision, vit"),
+        (
+            "zzz",
+            "choose from cnn, lenet, mlp, timm, torchvision, vit, "
+            "or of a family 'timm/zzz' or 'torchvision/zzz'",
+        ),
+        (
+            "resnet50",
+            "did you mean 'lenet', or of a family 'timm/resnet50' or 'torchvision/resnet50'?",
+        ),
+        ("other/resnet50", "choose from cnn, lenet, mlp, timm, torchvision, vit"),
     ],
 )
 @pytest.mark.usefixtures("no_plugins")
@@ -358,6 +367,23 @@ def test_an_unknown_name_comes_with_the_nearest_or_all(name, remedy):
     with pytest.raises(ComponentError, match=f"unknown model '{name}'") as caught:
         registry.find("models", Spec(name))
     assert caught.value.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("definition", "fact"),
+    [
+        ("def build(): ...", "too many positional arguments"),
+        ("def build(input, classes): ...", "missing a required argument: 'classes'"),
+    ],
+)
+def test_a_builder_that_does_not_take_its_input_is_told_how_it_is_written(
+    tmp_path, definition, fact
+):
+    (tmp_path / "mine.py").write_text(definition)
+    component = registry.find("models", parse_spec("./mine.py:build"))
+    with pytest.raises(ComponentError, match=f"what models are called with: {fact}") as caught:
+        registry.build(component, InputSpec((1, 28, 28), 10))
+    assert caught.value.remedy == "write it as def build(input: InputSpec, *, ...)"
 
 
 @pytest.mark.usefixtures("no_plugins")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from rdfia_cli.analysis.constants import fixed_numbers
@@ -112,11 +113,7 @@ def analyse(
     """
     own = run_pass(model, shape, lay_out)
     if own.failure is not None:
-        reason = " ".join(f"{type(own.failure).__name__}: {own.failure}".split())
-        raise ComponentError(
-            f"the model fails on an input of {'x'.join(map(str, shape))}: {reason}",
-            "give the size that it takes with --input CxHxW",
-        )
+        raise _explain_failure(own.failure, shape, realise)
     numbers = None
     if realise is not None and any(INDEXING & run.kept.approximations for run in own.outputs):
         numbers = fixed_numbers(model, realise())
@@ -127,6 +124,32 @@ def analyse(
     larger = [run.failure for run in passes[1:]]
     is_fixed = None not in larger and any(not isinstance(e, TooLargeError) for e in larger)
     return Analysis(layers, canvas, is_fixed)
+
+
+def _explain_failure(
+    failure: Exception, shape: tuple[int, ...], realise: Callable[[], nn.Module] | None
+) -> ComponentError:
+    """Why a model cannot be followed: it does not take the input, or it asks for numbers."""
+    reason = " ".join(f"{type(failure).__name__}: {failure}".split())
+    if realise is not None and _takes(realise(), shape):
+        return ComponentError(
+            f"the model asks for numbers, and fields are found from shapes alone: {reason}",
+            "in evaluation mode it must not decide by item(), tolist() or the truth of a tensor",
+        )
+    return ComponentError(
+        f"the model fails on an input of {'x'.join(map(str, shape))}: {reason}",
+        "give the size that it takes with --input CxHxW",
+    )
+
+
+def _takes(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a model takes an input once that has numbers in it."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *shape))
+    except Exception:
+        return False
+    return True
 
 
 def _larger_passes(

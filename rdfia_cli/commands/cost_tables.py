@@ -74,8 +74,8 @@ def _print_memory(content: Mapping[str, Any]) -> None:
         [
             (
                 precision,
-                *(megabytes(memory[key]) for key in ("weights", "gradients", "activations")),
-                *(megabytes(_training(memory, name)) for name in memory["optimizer"]),
+                *(short_bytes(memory[key]) for key in ("weights", "gradients", "activations")),
+                *(short_bytes(_training(memory, name)) for name in memory["optimizer"]),
             )
             for precision, memory in content["memory"].items()
         ],
@@ -98,7 +98,7 @@ def print_comparison(contents: Sequence[Mapping[str, Any]]) -> None:
                 f"{content['parameters']:,}",
                 short(content["macs"]),
                 short(content["activations"]),
-                megabytes(_training(content["memory"]["fp32"], "adam")),
+                short_bytes(_training(content["memory"]["fp32"], "adam")),
             )
             for content in contents
         ],
@@ -148,6 +148,9 @@ def short(number: int) -> str:
     return str(number)
 
 
-def megabytes(count: int) -> str:
+def short_bytes(count: int) -> str:
     """Bytes in a unit that keeps them short: 23.2 MB, in powers of ten."""
-    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
+    for unit, size, places in (("GB", 10**9, 2), ("MB", 10**6, 1), ("kB", 10**3, 1)):
+        if count >= size:
+            return f"{count / size:.{places}f} {unit}"
+    return f"{count} B"

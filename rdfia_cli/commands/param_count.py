@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rdfia_cli import console
 from rdfia_cli.errors import GateError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rdfia_cli.analysis.explain import Explanation
     from rdfia_cli.analysis.parameters import Costs
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rdfia_cli.spec import InputSpec
 
 CONVENTIONS = ("macs", "fvcore")
+Limits = Mapping[str, int | None]
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 
 
@@ -35,7 +37,7 @@ def run(flags: Mapping[str, Any]) -> int:
     several = len(asked) > 1
     counted, failures = try_each(
         asked,
-        functools.partial(_summarise if several else _count, flags, images),
+        functools.partial(_summarise if several else _count, flags, limits, images),
         flags,
         doing="counting",
         on_stdout=flags["json"],
@@ -101,7 +103,9 @@ class _Counted:
     explanations: tuple[Explanation, ...] | None
 
 
-def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Counted:
+def _count(
+    flags: Mapping[str, Any], limits: Limits, images: int | None, asked: Request
+) -> _Counted:
     """Count one model, and print nothing."""
     from rdfia_cli.analysis.explain import explain
     from rdfia_cli.analysis.objects import describe_costs
@@ -116,6 +120,8 @@ def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Cou
     content = describe_costs(
         subject, costs, depth=flags["depth"], explanations=explanations, images=images, **how
     )
+    beyond = [key for key, limit in limits.items() if limit is not None and content[key] > limit]
+    content["exceeded"] = beyond
     warnings, notes = list[str](), list[str]()
     if subject.is_scripted():
         notes.append(f"{asked.label}: modules within a scripted one are not told apart from it")
@@ -129,9 +135,11 @@ def _count(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Cou
     return _Counted(content, tuple(warnings), tuple(notes), costs, explanations)
 
 
-def _summarise(flags: Mapping[str, Any], images: int | None, asked: Request) -> _Counted:
+def _summarise(
+    flags: Mapping[str, Any], limits: Limits, images: int | None, asked: Request
+) -> _Counted:
     """Count one model of several, and keep what is told of it among them."""
-    counted = _count(flags, images, asked)
+    counted = _count(flags, limits, images, asked)
     told = {key: each for key, each in counted.content.items() if flags["json"] or key != "layers"}
     return replace(counted, content=told, costs=None, explanations=None)
 
@@ -174,15 +182,14 @@ def parse_amount(flag: str, text: str) -> int:
     return round(amount)
 
 
-def _beyond(content: Mapping[str, Any], limits: Mapping[str, int | None]) -> list[GateError]:
-    """The limits that a model is beyond."""
+def _beyond(content: Mapping[str, Any], limits: Limits) -> list[GateError]:
+    """The limits that a model is beyond, in words."""
     return [
         GateError(
-            f"{content['model']} has {content[key]:,} {key}, above {limit:,}",
+            f"{content['model']} has {content[key]:,} {key}, above {limits[key]:,}",
             f"choose a smaller model, or raise --max-{key}",
         )
-        for key, limit in limits.items()
-        if limit is not None and content[key] > limit
+        for key in content["exceeded"]
     ]
 
 

@@ -121,7 +121,7 @@ def refuse_patch(
     lost = lost or tuple(side % part for part, side in zip(patch, size, strict=True))
     used = math.prod(side - less for less, side in zip(lost, size, strict=True))
     ignored = 1 - used / math.prod(size)
-    ways = [f"--augment {way}" for way in _other_sizes(patch, size)]
+    ways = [f"images of {side}x{side} (--augment {way})" for side, way in _other_sizes(patch, size)]
     divisors = [d for d in range(2, min(size) + 1) if all(side % d == 0 for side in size)]
     if keyword is not None and divisors:
         nearest = min(divisors, key=lambda d: (abs(d - patch[0]), d))
@@ -133,8 +133,9 @@ def refuse_patch(
     )
 
 
-def _other_sizes(patch: tuple[int, ...], size: tuple[int, ...]) -> Iterator[str]:
+def _other_sizes(patch: tuple[int, ...], size: tuple[int, ...]) -> Iterator[tuple[int, str]]:
+    """Sides of images that the patch divides, each with the augmentation that brings them there."""
     padded = [-(-side // part) * part for part, side in zip(patch, size, strict=True)]
     if padded[0] == padded[1]:
-        yield f"pad:size={padded[0]}"
-    yield f"resize:size={14 * patch[0]}"
+        yield padded[0], f"pad:size={padded[0]}"
+    yield 14 * patch[0], f"resize:size={14 * patch[0]}"

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rdfia_cli.analysis.intervals import separate
@@ -363,6 +363,25 @@ def test_calls_come_in_the_order_in_which_they_begin_and_each_has_a_row():
 def test_a_model_that_fails_on_its_input_is_refused():
     with pytest.raises(ComponentError, match="fails on an input of 3x4x4"):
         analyse(on_meta(nn.Conv2d(3, 3, 7)), (3, 4, 4))
+
+
+class Deciding(nn.Conv2d):
+    """What it computes depends on what it sees."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images if images.sum().item() > 0 else -images)
+
+
+def test_a_model_that_asks_for_numbers_is_not_said_to_be_of_the_wrong_size():
+    def realise():
+        return Deciding(3, 3, 7)
+
+    with pytest.raises(ComponentError, match="asks for numbers") as caught:
+        analyse(on_meta(realise()), (3, 8, 8), realise=realise)
+    assert "item()" in caught.value.remedy
+    with pytest.raises(ComponentError, match="fails on an input of 3x4x4") as caught:
+        analyse(on_meta(realise()), (3, 4, 4), realise=realise)
+    assert "--input" in caught.value.remedy
 
 
 def test_every_layer_of_resnet152_in_a_second():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdfia_cli.analysis.subject import expand
+from rdfia_cli.commands.cost_tables import short_bytes
 from rdfia_cli.commands.param_count import parse_amount
 from rdfia_cli.errors import UsageError
 
@@ -42,20 +43,26 @@ def test_several_models_are_one_table(rdfia):
 
 
 @pytest.mark.parametrize(
-    ("limits", "code"),
+    ("limits", "code", "exceeded"),
     [
-        (("--max-parameters", "2M", "--max-macs", "1G"), 0),
-        (("--max-parameters", "1M"), 5),
-        (("--max-macs", "23.15M"), 5),
-        (("--max-macs", "23152400"), 0),
+        (("--max-parameters", "2M", "--max-macs", "1G"), 0, []),
+        (("--max-parameters", "1M"), 5, ["parameters"]),
+        (("--max-parameters", "1M", "--max-macs", "23.15M"), 5, ["parameters", "macs"]),
+        (("--max-macs", "23152400"), 0, []),
     ],
 )
-def test_a_limit_exceeded_is_exit_5_and_the_object_is_there_all_the_same(rdfia, limits, code):
+def test_a_limit_exceeded_is_exit_5_and_the_object_says_it(rdfia, limits, code, exceeded):
     outcome = rdfia("param-count", "cnn", "--json", *limits)
     assert outcome.code == code
     assert len(outcome.out.splitlines()) == 1
     assert outcome.json["macs"] == 23_152_400
+    assert outcome.json["exceeded"] == exceeded
     assert ("above" in outcome.err) == (code == 5)
+
+
+def test_bytes_keep_their_digits_in_every_unit():
+    found = [short_bytes(n) for n in (0, 999, 1000, 999_000, 23_200_000, 1_250_000_000)]
+    assert found == ["0 B", "999 B", "1.0 kB", "999.0 kB", "23.2 MB", "1.25 GB"]
 
 
 @pytest.mark.parametrize(
