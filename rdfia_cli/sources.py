@@ -263,7 +263,7 @@ def _assign_listed(tree: Table, head: str, rest: str, given: Given) -> None:
         tree[head] = [component_table(head, replace(given, value=v)) for v in values]
         return
     index, _, key = rest.partition(".")
-    if not index.isdigit() or not key:
+    if not index.isdecimal() or not key:
         raise UsageError(
             f"unknown setting '{head}.{rest}' ({given.origin})",
             f"{LISTS[head]}s are numbered from 0: {head}.0.KEY",

@@ -251,7 +251,7 @@ def _sweep(
     }
     sources = _sources(figure, flags, replaced, None)
     question = ask(sources, settings)
-    execution, planned = Execution("process"), plan(question)
+    execution, planned = Execution("process", retry_failed=True), plan(question)
     ledger = open_ledger(question)
     with display(question, execution, quiet=flags["quiet"]) as show:
         for event in run_campaign(question, execution, ledger, Inline(), planned):

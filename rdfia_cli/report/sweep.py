@@ -149,7 +149,10 @@ def _limit_losses(axes: Axes) -> None:
 def _epochs(folder: str) -> list[dict[str, Any]]:
     from pathlib import Path
 
-    lines = run.read_lines(Path(folder) / run.METRICS)
+    try:
+        lines = run.read_lines(Path(folder) / run.METRICS)
+    except ValueError:  # damage to one trial's log costs its own curve
+        return []
     return [line for line in lines if "validation" in line]
 
 

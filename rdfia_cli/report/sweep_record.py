@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Sweep:
         """All of them, by number."""
         return self.content["trials"]
 
-    @property
+    @cached_property
     def ranked(self) -> list[Trial]:
         """The finished trials with an accuracy on validation, the best first."""
         return rank(self.trials)
@@ -55,11 +56,13 @@ class Sweep:
 
     def share(self, trial: Trial) -> float:
         """Where a trial stands among the finished ones, 0 the worst and 1 the best."""
-        ranked = self.ranked
-        numbers = [t["number"] for t in ranked]
-        if trial["number"] not in numbers or len(ranked) < 2:
-            return 1.0
-        return 1 - numbers.index(trial["number"]) / (len(ranked) - 1)
+        places, number = self._places, trial["number"]
+        return 1 - places[number] / (len(places) - 1) if number in places and len(places) > 1 else 1
+
+    @cached_property
+    def _places(self) -> Mapping[int, int]:
+        """The place of each ranked trial, from 0, by its number."""
+        return {trial["number"]: place for place, trial in enumerate(self.ranked)}
 
     def run_folder(self, trial: Trial) -> Path:
         """A trial's run folder, also where the sweep was moved."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def _figures(sweep: Sweep) -> list[Figure]:
     if ranked:
         best = ranked[0]
         accuracies = [t["validation_accuracy"] for t in ranked]
-        middle = sorted(accuracies)[len(accuracies) // 2]
+        middle = statistics.median(accuracies)
         found = [
             Figure("Best on validation", percent(accuracies[0]), f"trial {best['number']}"),
             Figure("Its test accuracy", percent(best["test_accuracy"]), "which chose nothing"),
@@ -63,11 +64,11 @@ def _figures(sweep: Sweep) -> list[Figure]:
 
 def _engines(sweep: Sweep) -> str:
     """What trained the trials, in words."""
-    backend = sweep.content.get("backend")
-    chosen = [choice["engine"] for choice in sweep.content.get("engines") or ()]
-    engines = dict.fromkeys(chosen if backend == "auto" else [str(backend or "")])
-    words = {"stacked": "together in a stack", "process": "each by itself", "ray": "on Ray"}
-    return ", ".join(words.get(engine, "") for engine in engines)
+    counts = Counter(trial["engine"] for trial in sweep.trials if trial.get("engine"))
+    words = {"stacked": "together in a stack", "process": "each by itself"}
+    if len(counts) == 1:
+        return words.get(next(iter(counts)), "")
+    return ", ".join(f"{number} {words.get(engine, engine)}" for engine, number in counts.items())
 
 
 def sweep_sections(sweep: Sweep) -> list[Section]:

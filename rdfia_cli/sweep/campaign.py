@@ -12,9 +12,10 @@ from importlib import metadata
 from rdfia_cli import console
 from rdfia_cli.errors import RdfiaError, UsageError, count
 from rdfia_cli.ranking import rank, scored
+from rdfia_cli.sweep.identity import explain_difference
 from rdfia_cli.sweep.learning import Pruning, learn
 from rdfia_cli.sweep.ledger import LEDGER, Ledger
-from rdfia_cli.sweep.question import TRIALS, Question, explain_difference
+from rdfia_cli.sweep.question import TRIALS, Question
 from rdfia_cli.sweep.round import Round, RoundEvent
 from rdfia_cli.sweep.search import Adaptive, propose, refuse_other_proposal, rounds
 from rdfia_cli.sweep.sharing import Execution, Pool

@@ -60,11 +60,11 @@ def decode(line: bytes) -> dict[str, Any] | None:
     """The record of a line without its end, or None where it is not what was written."""
     try:
         record = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or encode(_unchecked(record)) != line + b"\n":
-        return None
-    return _unchecked(record)
+        if isinstance(record, dict) and encode(_unchecked(record)) == line + b"\n":
+            return _unchecked(record)
+    except ValueError:  # no JSON, or none that may stand there, such as NaN
+        pass
+    return None
 
 
 def _unchecked(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _describe(question: Question, ledger: Ledger, number: int) -> dict[str, Any]
         "validation_loss": validation["loss"] if validation else None,
         "test_accuracy": test["accuracy"] if test else None,
         "seconds": end.get("seconds"),
+        "engine": end.get("engine"),
         "run": str(folder),
         "epoch": end.get("epoch"),
         "error": end.get("error"),

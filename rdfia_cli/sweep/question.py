@@ -1,6 +1,6 @@
 """What a sweep asks: the settings that all trials share, the space, and how it is searched.
 
-It knows the configuration of every trial, and says on which grounds two sweeps are the same.
+It knows the configuration of every trial.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rdfia_cli import registry
-from rdfia_cli.config import PLACEMENT, ComponentConfig, RunConfig, resolve
+from rdfia_cli.config import ComponentConfig, Resolved, RunConfig, resolve
 from rdfia_cli.errors import RdfiaError, UsageError, nearest
 from rdfia_cli.invocation import options
-from rdfia_cli.sources import COMPONENT_GROUPS, Given, Sources, merge, sweep_tables
-from rdfia_cli.spec import parse_spec, typed_value, value_text
+from rdfia_cli.sources import COMPONENT_GROUPS, Sources, merge, sweep_tables
+from rdfia_cli.spec import parse_spec, value_text
+from rdfia_cli.sweep.identity import identify, normal_identity
 from rdfia_cli.sweep.search import Search, check
 from rdfia_cli.sweep.space import Choice, Dimension, Settings, parse_over, size, split_key
 from rdfia_cli.sweep.trial import Trial
@@ -31,6 +32,8 @@ TRIALS = "trials"
 """The folder of the run folders."""
 SWEEP_KEYS = ("over", "trials", "sampler", "pruner", "round")
 """The keys of a file's table `sweep`."""
+LAST = 1 - 2**-53
+"""The largest share below 1 of the way through a dimension."""
 USUAL_TRIALS = 20
 """How many trials there are where neither a flag nor the space says it."""
 
@@ -42,31 +45,24 @@ class Question:
     Attributes:
         sources: the settings that all trials share.
         search: the space, and how it is searched.
-        out: the sweep's folder, or None for the usual one.
+        base: a configuration that holds, with some or none of the values that vary.
     """
 
     sources: Sources
     search: Search
-    out: str | None
+    base: Resolved
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the trials, but not how many there are: plain JSON values."""
-        settings = {k: v for k, v in merge(self.sources).items() if k not in PLACEMENT}
-        return {
-            "settings": _plain(settings),
-            "over": [_plain_dimension(dimension) for dimension in self.search.space],
-            "sampler": self.search.sampler,
-            "pruner": self.search.pruner,
-            "round": self.search.round if self.search.adaptive else None,
-        }
+        return identify(self.base, self.search)
 
     @property
     def folder(self) -> Path:
         """The sweep's folder: `out`, or one under sweeps/ named by model, data and a digest."""
-        if self.out is not None:
-            return Path(self.out)
-        text = json.dumps(self.identity, sort_keys=True, default=str)
+        if (out := self.base.config.out) is not None:
+            return Path(out)
+        text = json.dumps(normal_identity(self.identity), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         settings = merge(self.sources)
         names = [str(settings[key]["name"].value) for key in ("model", "data")]
@@ -83,8 +79,9 @@ class Question:
         Raises:
             UsageError, ComponentError: a value does not fit; its `--over` is named.
         """
-        flags = {**self.sources.flags, "out": str(self.folder_of(number))}
-        return Trial(number, resolve(replace(self.sources, flags=flags, varied=settings)).config)
+        # A trial has a folder of its own, in which it goes on whatever becomes of the sweep.
+        fixed = {"out": str(self.folder_of(number)), "if_exists": "resume"}
+        return Trial(number, resolve(replace(self.sources, varied={**settings, **fixed})).config)
 
 
 def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
@@ -97,7 +94,8 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     Raises:
         UsageError: nothing varies, the search cannot be done, or it has nothing to learn from.
     """
-    sources = replace(sources, sweep=True)
+    out = {} if flags["out"] is None else {"out": flags["out"]}
+    sources = replace(sources, flags={**sources.flags, **out}, sweep=True)
     table = _merge_tables(sources)
     texts = _over_texts(flags["over"] or (), table.get("over", {}))
     if not texts:
@@ -108,80 +106,20 @@ def ask(sources: Sources, flags: Mapping[str, Any]) -> Question:
     _refuse_pinned(sources, space)
     chosen = {key: _first(flags[key], table.get(key)) for key in SWEEP_KEYS if key != "over"}
     count = size(space)
-    sampler = chosen["sampler"] or ("random" if count is None else "grid")
+    sampler = (chosen["sampler"] or ("random" if count is None else "grid")).removesuffix(":")
     trials = chosen["trials"] or (count if count is not None and sampler == "grid" else None)
-    probe = _probe(sources, space)
+    base = _find_base(sources, space)
     search = Search(
         space,
         sampler,
-        chosen["pruner"] or "none",
+        (chosen["pruner"] or "none").removesuffix(":"),
         trials or min(USUAL_TRIALS, count or USUAL_TRIALS),
-        0 if probe is None else probe.seed,
+        base.config.seed,
         chosen["round"] or Search.round,
     )
     check(search)
-    _refuse_blind_search(search, probe)
-    return Question(sources, search, flags["out"])
-
-
-def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """In what the identity of another sweep differs from this one's, in words; None: in nothing.
-
-    What is a number in a file is text in a flag: both are the same setting.
-    """
-    for key in ("sampler", "pruner", "round"):
-        if ours[key] != theirs[key]:
-            return f"{key} is {value_text(theirs[key])} there and {value_text(ours[key])} here"
-    there, here = ({d["key"]: d for d in each["over"]} for each in (theirs, ours))
-    for key in {**there, **here}:
-        if there.get(key) != here.get(key):
-            values = [
-                _over_text(space[key]) if key in space else "fixed" for space in (there, here)
-            ]
-            return f"{key} is {values[0]} there and {values[1]} here"
-    if [*there] != [*here]:
-        return f"it varies {', '.join(there)} in this order"
-    return _differing_leaf(_leaves(theirs["settings"]), _leaves(ours["settings"]))
-
-
-def _over_text(dimension: Mapping[str, Any]) -> str:
-    """A dimension of an identity as one writes it behind `--over KEY=`."""
-    if "values" in dimension:
-        return ",".join(dimension["values"])
-    low, high, step = (
-        number if number is None or not dimension["whole"] else int(number)
-        for number in (dimension["low"], dimension["high"], dimension["step"])
-    )
-    logarithmic = "log:" if dimension["log"] else ""
-    return f"{logarithmic}{low}..{high}" + ("" if step is None else f":{step}")
-
-
-def _leaves(settings: Any, path: str = "") -> dict[str, str]:
-    """The settings of an identity by dotted key, each as text."""
-    if not isinstance(settings, dict):
-        return {path: _leaf_text(settings)}
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        inner = path if key == "name" and path else f"{path}.{key}".lstrip(".")
-        found.update(_leaves(value, inner))
-    return found
-
-
-def _leaf_text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_leaf_text, value)) or "none"
-    if isinstance(value, dict):
-        others = ",".join(f"{k}={_leaf_text(v)}" for k, v in sorted(value.items()) if k != "name")
-        return f"{value.get('name')}:{others}" if others else str(value.get("name"))
-    return value_text(typed_value(value) if isinstance(value, str) else value)
-
-
-def _differing_leaf(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
-    for key in sorted({*there, *here}):
-        if there.get(key) != here.get(key):
-            values = [leaves.get(key, "not given") for leaves in (there, here)]
-            return f"{key} is {values[0]} there and {values[1]} here"
-    return None
+    _refuse_blind_search(search, base.config)
+    return Question(sources, search, base)
 
 
 def command_line(trial: Trial) -> str:
@@ -249,32 +187,40 @@ def _over_texts(given: Sequence[str], table: Mapping[str, Any]) -> Sequence[str]
 
 def _read_space(sources: Sources, texts: Sequence[str]) -> Sequence[Dimension]:
     guessed = [parse_over(text, whole=None) for text in texts]
-    probe = _probe(sources, guessed)
-    types = [_type_of(probe, split_key(text)[0]) for text in texts]
+    base = _find_base(sources, guessed)
+    types = [_type_of(base.config, split_key(text)[0]) for text in texts]
     return [
         parse_over(text, whole=None if kind is None else kind is int)
         for text, kind in zip(texts, types, strict=True)
     ]
 
 
-def _probe(sources: Sources, space: Sequence[Dimension]) -> RunConfig | None:
-    """The configuration with the first value of each setting; None where it does not hold."""
-    varied = {d.key: d.nth(0) for d in space if isinstance(d, Choice)}
-    try:
-        return resolve(replace(sources, varied=varied)).config
-    except RdfiaError:
-        return None
+def _find_base(sources: Sources, space: Sequence[Dimension]) -> Resolved:
+    """A configuration that holds: with the first of all values, without any, or with the last.
+
+    Raises:
+        UsageError, ComponentError: none does; it is told of the first.
+    """
+    first, last = ({d.key: d.at(share) for d in space} for share in (0.0, LAST))
+    failure: RdfiaError | None = None
+    for varied in (first, {}, last):
+        try:
+            return resolve(replace(sources, varied=varied))
+        except RdfiaError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
-def _type_of(config: RunConfig | None, key: str) -> type | None:
+def _type_of(config: RunConfig, key: str) -> type | None:
     """`int` or `float` where a setting is one of these, None where that is not known."""
     head, _, leaf = key.partition(".")
     annotation: Any = None
-    if head in COMPONENT_GROUPS and leaf and config is not None:
+    if head in COMPONENT_GROUPS and leaf:
         chosen = getattr(config, head)
         if isinstance(chosen, tuple):
             index, _, leaf = leaf.partition(".")
-            chosen = chosen[int(index)] if index.isdigit() and int(index) < len(chosen) else None
+            chosen = chosen[int(index)] if index.isdecimal() and int(index) < len(chosen) else None
         if chosen is not None:
             component = registry.find(COMPONENT_GROUPS[head], parse_spec(chosen.name))
             known = registry.parameters(component).parameters.get(leaf)
@@ -303,7 +249,7 @@ def _refuse_pinned(sources: Sources, space: Sequence[Dimension]) -> None:
             raise UsageError(f"{key} is both given and varied", f"drop it, or its --over {key}=...")
 
 
-def _refuse_blind_search(search: Search, probe: RunConfig | None) -> None:
+def _refuse_blind_search(search: Search, base: RunConfig) -> None:
     """Refuse that a sampler or a pruner learns from runs without a validation split."""
     pruned = search.pruner != "none"
     varied = next((d for d in search.space if d.key == "validation"), None)
@@ -311,7 +257,7 @@ def _refuse_blind_search(search: Search, probe: RunConfig | None) -> None:
         least = min(varied.values, key=_number) if isinstance(varied, Choice) else varied.low
         without = _number(least) == 0
     else:
-        without = probe is not None and probe.validation == 0
+        without = base.validation == 0
     if without and (pruned or search.adaptive):
         who = f"the pruner {search.pruner}" if pruned else f"the sampler {search.sampler}"
         raise UsageError(
@@ -330,25 +276,3 @@ def _number(text: str | Decimal) -> float:
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Given):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _plain_dimension(dimension: Dimension) -> dict[str, Any]:
-    """A dimension as JSON, which tells how it was drawn."""
-    if isinstance(dimension, Choice):
-        return {"key": dimension.key, "values": list(dimension.values)}
-    return {
-        "key": dimension.key,
-        "low": float(dimension.low),
-        "high": float(dimension.high),
-        "step": None if dimension.step is None else float(dimension.step),
-        "log": dimension.logarithmic,
-        "whole": dimension.whole,
-    }

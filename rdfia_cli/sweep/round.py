@@ -183,7 +183,9 @@ class Round:
         self._busy.discard(event.number)
         if isinstance(event, TrialFinished):
             kept = ("validation", "test", "seconds", "parameters")
-            self.ledger.end(event.number, "finished", **{k: event.result[k] for k in kept})
+            engine = event.result.get("engine", "process")
+            found = {key: event.result[key] for key in kept}
+            self.ledger.end(event.number, "finished", engine=engine, **found)
         elif isinstance(event, TrialFailed):
             self.ledger.end(event.number, "failed", error=event.error, message=event.message)
         else:
@@ -206,18 +208,19 @@ class Round:
             for part in (left[half:], left[:half]):
                 self._queue.appendleft(Job(job.task, job.structure, part, job.judged))
         elif isinstance(told, JobDied):
-            yield from self._retry(job, left[0].number, told)
+            yield from self._retry(job, left[0], told)
         else:
             message = told.error or "it ended without a result"
             yield from self._end(TrialFailed(left[0].number, told.kind or "failed", message))
 
-    def _retry(self, job: Job, number: int, died: JobDied) -> Iterator[RoundEvent]:
+    def _retry(self, job: Job, trial: Trial, died: JobDied) -> Iterator[RoundEvent]:
+        number = trial.number
         self.ledger.lose([number], died.reason)
         if self.ledger.entry(number).attempts > self.execution.retries:
             yield from self._end(TrialFailed(number, died.kind, died.reason))
             return
         yield Retried(number, died.reason)
-        self._queue.append(Job(job.task, job.structure, job.trials, job.judged))
+        self._queue.append(Job(job.task, job.structure, [trial], job.judged))
 
 
 def _finished_before(trial: Trial) -> TrialFinished | TrialFailed | None:

@@ -25,6 +25,7 @@ from rdfia_cli.sweep.space import (
     Dimension,
     Settings,
     combination,
+    normal_value,
     number_text,
     size,
 )
@@ -140,7 +141,7 @@ def rounds(search: Search) -> Iterator[range]:
 def propose(search: Search, number: int) -> Settings:
     """What grid or random gives a trial: it depends on nothing but the seed and the number."""
     count = size(search.space)
-    if search.sampler == "grid":
+    if parse_spec(search.sampler).name == "grid":
         return combination(search.space, number)
     if count is not None and count <= LARGEST_PERMUTATION:
         return combination(search.space, _shuffled(search.seed, count)[number])
@@ -358,7 +359,8 @@ def refuse_other_proposal(number: int, before: Settings, now: Settings, optuna: 
     Raises:
         RdfiaError: it does not.
     """
-    if dict(before) != dict(now):
+    meant = [{key: normal_value(key, t) for key, t in each.items()} for each in (before, now)]
+    if meant[0] != meant[1]:
         raise RdfiaError(
             f"the sampler now proposes {dict(now)} for trial {number}, and proposed {dict(before)}",
             f"use Optuna {optuna}, with which this sweep began, or another --out",

@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from rdfia_cli.errors import UsageError
 from rdfia_cli.sources import COMPONENT_GROUPS
-from rdfia_cli.spec import split_outside_brackets
+from rdfia_cli.spec import parse_spec, split_outside_brackets, typed_value
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(
@@ -133,10 +134,35 @@ def parse_over(text: str, *, whole: bool | None) -> Dimension:
     items = [_unquote(item.strip()) for item in _items(text, key, values)]
     if not items or any(not item for item in items):
         raise UsageError(f"--over {text} names no values", FORMS)
-    if len({*items}) < len(items):
-        double = next(item for item in items if items.count(item) > 1)
+    meant = [normal_value(key, item) for item in items]
+    double = next((item for i, item in enumerate(items) if meant[i] in meant[:i]), None)
+    if double is not None:
         raise UsageError(f"--over {text} names {double} twice", "name each value once")
     return Choice(key, tuple(items))
+
+
+def normal_value(key: str, text: str) -> Any:
+    """A value of a setting as plain JSON, the same for all texts that mean the same.
+
+    Args:
+        key: the setting; where it is a component, `text` is a spec.
+        text: as somebody wrote it.
+    """
+    if key in COMPONENT_GROUPS:
+        return normal_spec(text)
+    value = typed_value(text)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+        return float(value)
+    return text.lower() == "true" if text.lower() in ("true", "false") else value
+
+
+def normal_spec(text: str) -> Any:
+    """A spec as plain JSON, the same for all texts that mean the same; what is none stays text."""
+    try:
+        spec = parse_spec(text)
+    except UsageError:
+        return text
+    return [spec.reference, {key: normal_value("", t) for key, t in spec.parameters.items()}]
 
 
 def split_key(text: str) -> tuple[str, str]:

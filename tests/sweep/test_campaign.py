@@ -214,6 +214,25 @@ def test_a_trial_that_kills_its_worker_is_found_in_its_stack_and_harms_no_other(
     assert {job.task for job in pool.jobs[1:]} == {"stacked"}
 
 
+def test_only_the_trial_that_is_left_of_a_stack_is_tried_again():
+    def behave(pool: FakePool, job: Job) -> Iterator[Any]:
+        if job.task == "choose":
+            yield from well(pool, job)
+            return
+        first, *others = job.trials
+        if others:
+            yield finish(first)
+            yield TrialFailed(others[0].number, "diverged", "NaN")
+            yield JobDied("died", "killed by SIGKILL")
+        else:
+            yield from well(pool, job)
+
+    pool = FakePool(behave)
+    _, ledger = sweep(question("optimizer.lr=0.1,0.2,0.3"), pool)
+    assert states(ledger) == ["finished", "failed", "finished"]
+    assert [len(job.trials) for job in pool.jobs if job.task == "stacked"] == [3, 1]
+
+
 def test_a_trial_is_tried_again_as_often_as_asked():
     for retries, state in ((2, "failed"), (3, "finished")):
         asked = question("optimizer.lr=0.1,0.2", out=f"sweep{retries}")
@@ -485,8 +504,8 @@ OTHERS = [
     ({"over": ["lr=0.1,0.2"]}, {}, "optimizer.lr is log:0.001..1.0 there and 0.1,0.2 here"),
     ({"over": ["seed=0..3"]}, {}, "optimizer.lr is log:0.001..1.0 there and fixed here"),
     ({}, {"epochs": "3"}, "epochs is 2 there and 3 here"),
-    ({}, {"model": "mlp:hidden=4"}, "model.hidden is not given there and 4 here"),
-    ({}, {"augment": ["random_crop"]}, "augment is none there and random_crop here"),
+    ({}, {"model": "mlp:hidden=4"}, "model.hidden is 100 there and 4 here"),
+    ({}, {"augment": ["random_crop"]}, "augment.0 is not given there and random_crop here"),
 ]
 
 
@@ -500,12 +519,54 @@ def test_what_makes_it_another_sweep_is_told_as_one_writes_it(flags, settings, s
     assert raised.value.fact == f"'s' holds another sweep: {said}"
 
 
+SPELLINGS = [
+    ("lr=1,2", ["epochs=2"], "lr=1.0,2e0", ["epochs=2"]),
+    ("lr=0.001,0.01", [], "lr=1e-3,1e-2", []),
+    ("optimizer=sgd:lr=1,momentum=0.5,adam", [], "optimizer=sgd:momentum=0.50,lr=1.0,adam", []),
+    ("seed=0,1", ["clip_norm=1"], "seed=0,1", ["clip_norm=1e0"]),
+    ("seed=0,1", ["deterministic=true"], "seed=0,1", ["deterministic=True"]),
+    ("seed=0,1", [], "seed=0,1", ["epochs=30", "batch_size=32"]),
+    ("seed=0,1", ["class_weights=[1, 2.5]"], "seed=0,1", ["class_weights=[1.0,2.5]"]),
+    ("deterministic=true,false", [], "deterministic=True,False", []),
+]
+
+
+@pytest.mark.parametrize(("over", "assigned", "again", "otherwise"), SPELLINGS)
+def test_how_a_setting_is_written_makes_no_other_sweep(over, assigned, again, otherwise):
+    settings = {"model": "mlp", "data": "circles"}
+    one, other = (
+        ask(Sources(settings, texts), {**NOTHING, "over": [each]})
+        for each, texts in ((over, assigned), (again, otherwise))
+    )
+    assert one.folder == other.folder
+    open_ledger(one)
+    sweep(other, FakePool())
+    sweep(one, FakePool())
+
+
+def test_settings_of_a_sampler_have_no_order():
+    flags = {**NOTHING, "over": ["lr=log:0.001..1"], "out": "s"}
+    sources = Sources({"model": "mlp", "data": "circles"})
+    for settings in ("multivariate=true,n_ei_candidates=8", "n_ei_candidates=8,multivariate=true"):
+        open_ledger(ask(sources, {**flags, "sampler": f"tpe:{settings}"}))
+
+
+def test_the_spaces_of_two_components_share_what_is_given_and_not_what_is_usual():
+    shared = ask(Sources({"data": "digits"}), {**NOTHING, "over": ["model=mlp,cnn"]})
+    assert not [key for key in shared.identity["settings"] if key.startswith("model")]
+    given = Sources({"data": "digits"}, ["optimizer.lr=0.5"])
+    varied = ask(given, {**NOTHING, "over": ["model=mlp,cnn", "seed=0..3"]})
+    assert varied.identity["settings"]["optimizer.lr"] == 0.5
+    assert "seed" not in varied.identity["settings"]
+
+
 def test_a_number_of_a_file_and_that_of_a_flag_are_one_setting(tmp_path):
-    (tmp_path / "q.toml").write_text("epochs = 2\n")
+    (tmp_path / "q.toml").write_text("epochs = 2\nclass_weights = [1, 2.5]\nclip_norm = 1\n")
     flags = {**NOTHING, "over": ["seed=0,1"], "out": "s"}
     settings = {"model": "mlp", "data": "circles"}
     open_ledger(ask(Sources(settings, files=[tmp_path / "q.toml"]), flags))
-    open_ledger(ask(Sources({**settings, "epochs": "2"}), flags))
+    assigned = ["epochs=2", "class_weights=[1,2.5]", "clip_norm=1e0"]
+    open_ledger(ask(Sources(settings, assigned), flags))
 
 
 @pytest.mark.parametrize("again", ["size=28,padding=1", "padding=1,size=28"])
@@ -514,6 +575,23 @@ def test_the_order_in_which_the_arguments_of_an_augmentation_are_written_means_n
     usual = {"model": "cnn", "data": "digits"}
     open_ledger(ask(Sources({**usual, "augment": ["random_crop:size=28,padding=1"]}), flags))
     open_ledger(ask(Sources({**usual, "augment": [f"random_crop:{again}"]}), flags))
+
+
+def test_a_first_value_that_does_not_hold_hides_neither_the_seed_nor_the_validation_split():
+    sources = Sources({"model": "mlp", "data": "circles", "seed": "5"}, ["validation=0"])
+    asked = ask(sources, {**NOTHING, "over": ["model.hidden=0,10"]})
+    assert asked.search.seed == 5
+    with pytest.raises(UsageError, match="the sampler tpe learns"):
+        ask(sources, {**NOTHING, "over": ["model.hidden=0,10"], "sampler": "tpe"})
+
+
+def test_out_is_the_sweep_s_wherever_it_is_set_and_a_trial_always_goes_on(tmp_path):
+    environment = {"RDFIA_IF_EXISTS": "new"}
+    sources = Sources({"model": "mlp", "data": "circles"}, ["out=there"], environment=environment)
+    asked = ask(sources, {**NOTHING, "over": ["seed=0,1"]})
+    trial = asked.trial(1, {"seed": "1"})
+    assert trial.folder == asked.folder_of(1) == Path("there/trials/0001")
+    assert trial.config.if_exists == "resume"
 
 
 def test_what_another_process_ended_is_not_executed_again():

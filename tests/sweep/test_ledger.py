@@ -50,6 +50,11 @@ def test_a_changed_byte_is_noticed(record, place: int, change: int):
     assert decode(bytes(line)) is None
 
 
+@pytest.mark.parametrize("line", [b'{"a":NaN}', b"[]", b"\xff", b"{", b'{"check":"0"}'])
+def test_a_line_that_no_ledger_writes_is_no_record(line):
+    assert decode(line) is None
+
+
 def test_a_ledger_cut_at_any_byte_of_its_last_record_loses_that_record_only(tmp_path):
     ledger = opened(tmp_path)
     ledger.begin({"identity": {"a": 1}})

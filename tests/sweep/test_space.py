@@ -89,6 +89,7 @@ def test_a_range_of_a_setting_that_nobody_knows_is_of_what_is_written(
         ("lr=", None, "not KEY=VALUES"),
         ("lr=1,,2", None, "names no values"),
         ("lr=1,1", None, "names 1 twice"),
+        ("lr=0.1,1e-1", None, "names 1e-1 twice"),
         ("lr=1..0.1", False, "goes from 1 to 0.1"),
         ("lr=1..1", False, "goes from 1 to 1"),
         ("lr=log:0..1", False, "0 has no logarithm"),
