@@ -130,6 +130,16 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # pyright: ignore
 
 
+def duration(seconds: float) -> str:
+    """A time in the two largest units: 42.1 s (42 s of a whole number), 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if isinstance(seconds, float) else f"{seconds} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def explain(error: Exception) -> RdfiaError:
     """Any exception as one that has a fact and a remedy."""
     if isinstance(error, RdfiaError):

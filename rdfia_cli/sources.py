@@ -184,8 +184,9 @@ def _read_defaults() -> Table:
 def _read_settings(path: Path, origin: str, sources: Sources) -> Table:
     content = _load_toml(path, origin)
     if SWEEP in content and not sources.sweep:
-        option = f"--recipe {sources.recipe}" if origin.startswith("recipe") else f"--config {path}"
-        raise UsageError(f"{origin} is a sweep", f"run rdfia sweep {option}")
+        options = [f"--recipe {sources.recipe}"] if sources.recipe else []
+        options += [f"--config {file}" for file in sources.files]
+        raise UsageError(f"{origin} is a sweep", f"run rdfia sweep {' '.join(options)}")
     tree: Table = {}
     for key, value in content.items():
         if key not in (SWEEP, RECIPE):

@@ -615,3 +615,16 @@ def test_a_recipe_that_is_a_sweep_says_so_to_train():
     with pytest.raises(UsageError, match="is a sweep") as caught:
         resolve(Sources({}, recipe="vit-mnist-dim"))
     assert caught.value.remedy == "run rdfia sweep --recipe vit-mnist-dim"
+
+
+def test_a_file_that_builds_on_a_sweep_says_so_to_train(tmp_path):
+    (tmp_path / "q.toml").write_text('recipe = "vit-mnist-dim"\n')
+    with pytest.raises(UsageError, match="is a sweep") as caught:
+        resolve(Sources({}, files=[tmp_path / "q.toml"]))
+    assert caught.value.remedy == f"run rdfia sweep --config {tmp_path / 'q.toml'}"
+
+
+def test_a_number_that_is_no_digit_of_an_index_is_refused():
+    with pytest.raises(UsageError, match=r"unknown setting 'augment\.²") as caught:
+        resolve(Sources({}, ["augment.².size=3"]))
+    assert "numbered from 0" in caught.value.remedy

@@ -465,3 +465,10 @@ def test_an_unknown_name_comes_with_a_way_out(name, known, lister, told):
 def test_a_closed_stream_does_not_stop_a_command(closed):
     assert shell(f"rdfia list {closed}").returncode == 0
     assert shell(f"rdfia train cnnn {closed}").returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(4, "4 s"), (4.4, "4.4 s"), (65, "1 min 5 s"), (7300, "2 h 1 min")]
+)
+def test_a_duration_has_two_units_at_most(seconds: float, said: str):
+    assert console.duration(seconds) == said

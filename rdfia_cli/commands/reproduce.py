@@ -287,9 +287,14 @@ def judge(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for each in made
         if each.get("compared") and "curve" in each
     }
+    without = {
+        each["name"]: "failed" if each["error"] else "is on other data than the report's"
+        for each in made
+        if each["name"] not in curves
+    }
     judged: list[dict[str, Any]] = []
     for each in made:
-        verdicts = [claim.judge(each["name"], curves) for claim in known[each["name"]].claims]
+        verdicts = [c.judge(each["name"], curves, without) for c in known[each["name"]].claims]
         judged.append({**each, "claims": [vars(verdict) for verdict in verdicts]})
     return judged
 

@@ -218,7 +218,7 @@ def _render(standing: Standing, title: str) -> Any:
         number, accuracy = standing.best
         parts.append(f"best {accuracy:.4f} (trial {number}: {standing.settings(number)})")
     if left is not None:
-        parts.append(f"{_duration(left)} left")
+        parts.append(f"{console.duration(round(left))} left")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "settings", "epoch", "validation"):
         table.add_column(name, justify="left" if name == "settings" else "right", no_wrap=True)
@@ -237,11 +237,3 @@ def _render(standing: Standing, title: str) -> Any:
         *running,
         *([Text(f"and {count(more, 'trial')} more")] if more > 0 else []),
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

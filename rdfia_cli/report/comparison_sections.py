@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli import console
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line, settings
 from rdfia_cli.report.chart import COLOURS, Group, Series, Switch
 from rdfia_cli.report.page import Cell, Figure, Page, Section, Table
 from rdfia_cli.report.run_sections import (
-    duration,
     measure_chart,
     percent,
     state_notes,
@@ -146,7 +146,7 @@ def _measures(record: RunRecord, best: float | None) -> list[Cell]:
         Cell(percent(train["accuracy"]), order=train["accuracy"]),
         Cell(f"{100 * gap:+.2f}", order=gap),
         Cell("" if count is None else f"{count:,}", order=count),
-        Cell("" if seconds is None else duration(seconds), order=seconds),
+        Cell("" if seconds is None else console.duration(seconds), order=seconds),
     ]
 
 

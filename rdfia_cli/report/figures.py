@@ -104,13 +104,19 @@ class Claim:
     check: Check
     needs: tuple[str, ...] = ()
 
-    def judge(self, figure: str, curves: Curves) -> Verdict:
-        """Compare the statement with what was measured."""
-        missing = [name for name in (figure, *self.needs) if name not in curves]
-        if figure in missing:
-            return Verdict(self.statement, "on other data than the report's", None)
-        if missing:
-            return Verdict(self.statement, f"figure {missing[0]} was not run", None)
+    def judge(self, figure: str, curves: Curves, without: Mapping[str, str]) -> Verdict:
+        """Compare the statement with what was measured.
+
+        Args:
+            figure: the name of the figure that it is about.
+            curves: of the figures that can be compared.
+            without: why there is no curve of others, such as `failed`, by their names.
+        """
+        for name in (figure, *self.needs):
+            if name not in curves:
+                why = without.get(name, "was not run")
+                told = why.removeprefix("is ") if name == figure else f"figure {name} {why}"
+                return Verdict(self.statement, told, None)
         measured, holds = self.check(figure, curves)
         return Verdict(self.statement, measured, holds)
 

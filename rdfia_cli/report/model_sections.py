@@ -310,10 +310,9 @@ def layers(parameters: Mapping[str, Any], fields: Mapping[str, Any] | None) -> S
         heading += ["receptive field", "stride"]
         numbers |= {7, 8}
     content = Table(heading, rows, numbers=frozenset(numbers), code=frozenset({0}), sortable=True)
-    lead = (
-        f"{total:,} parameters; one image takes {macs:,} multiply-accumulates forward. The "
-        "receptive field is what one output position depends on, in pixels."
-    )
+    lead = f"{total:,} parameters; one example takes {macs:,} multiply-accumulates forward."
+    if fields is not None:
+        lead += " The receptive field is what one output position depends on, in pixels."
     return Section("layers", "Layers", page.table(content, title="Layers"), lead)
 
 

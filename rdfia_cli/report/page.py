@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -146,7 +147,8 @@ def write_page(page: Page, path: Path) -> int:
     """Write a page whole or not at all; returns its bytes."""
     from rdfia_cli import durable
 
-    content = render(page).encode()
+    # The name of a folder need not be UTF-8: what no page can hold is shown as its escape.
+    content = render(page).encode(errors="backslashreplace")
     durable.write_file(path, content)
     return len(content)
 
@@ -214,7 +216,7 @@ def link(text: str, path: Path) -> Markup:
     """The way to a file, given from the folder of the page."""
     from urllib.parse import quote
 
-    return _piece("link", text, quote(path.as_posix()))
+    return _piece("link", text, quote(os.fsencode(path.as_posix())))
 
 
 def heading(text: str) -> Markup:

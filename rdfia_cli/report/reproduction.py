@@ -47,7 +47,9 @@ def make_page(content: Mapping[str, Any], folder: Path) -> Page:
     figures = content["figures"]
     claims = [claim for each in figures for claim in each["claims"]]
     compared = [claim["holds"] for claim in claims if claim["holds"] is not None]
-    others = "" if any(f.get("compared") for f in figures) else "the data are not the report's"
+    done = [each for each in figures if not each["error"]]
+    others = "the data are not the report's" if done else "no figure could be made"
+    others = "" if any(each["compared"] for each in done) else others
     numbers = [
         Figure("figures", str(len(figures))),
         Figure("statements that hold", str(sum(compared)), f"of {len(compared)}")

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rdfia_cli import console
 from rdfia_cli.errors import count
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line, settings
@@ -33,16 +34,6 @@ EPOCH_AXIS = Axis("epoch", form="integer", low=None)
 def percent(share: float | None) -> str:
     """An accuracy as text; empty where there is none."""
     return "" if share is None else f"{100 * share:.2f}%"
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units: 42.1 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def write_run_page(folder: Path) -> None:
@@ -114,7 +105,7 @@ def key_figures(record: RunRecord) -> list[Figure]:
         found.append(Figure("Parameters", f"{record.parameters:,}"))
     if record.seconds is not None:
         about = str(record.environment.get("device_name") or record.environment.get("device", ""))
-        found.append(Figure("Training time", duration(record.seconds), about))
+        found.append(Figure("Training time", console.duration(record.seconds), about))
     return found
 
 
@@ -156,11 +147,19 @@ def curves(record: RunRecord) -> Section:
             page.charts(Group([Chart("Learning rate", EPOCH_AXIS, axis, [series])], flat=True))
         )
     bodies.append(page.fold("All numbers", page.table(_numbers(record, splits), title="Epochs")))
-    lead = (
-        "Train is the mean over an epoch's own steps, while the weights move and with "
-        "augmentation; validation and test are scored after the epoch."
-    )
-    return Section("curves", "Curves", page.join(*bodies), lead)
+    return Section("curves", "Curves", page.join(*bodies), _about_scores(record, splits))
+
+
+def _about_scores(record: RunRecord, splits: Sequence[str]) -> str:
+    """What the curves of a run are of."""
+    conditions = [
+        *(["with augmentation"] if record.config.augment else []),
+        *(["with label smoothing"] if record.config.label_smoothing else []),
+    ]
+    train = ", ".join(["while the weights move", *conditions])
+    others = [split for split in splits if split != "train"]
+    after = f"; {' and '.join(others)} {'is' if len(others) == 1 else 'are'} scored after the epoch"
+    return f"Train is the mean over an epoch's own steps, {train}{after if others else ''}."
 
 
 def measure_chart(title: str, measure: str, series: Sequence[Series]) -> Chart:
@@ -290,8 +289,25 @@ def again(record: RunRecord) -> Section:
             page.command(command_line(record.config)),
             page.fold("config.toml", page.command(record.config.to_toml(), "config.toml")),
         ),
+        _about_the_same_bytes(record),
+    )
+
+
+def _about_the_same_bytes(record: RunRecord) -> str:
+    """What can be promised of the run that the command makes."""
+    if (record.result or {}).get("engine") == "stacked":
+        return (
+            "The run was trained in one stack with other trials of a sweep; by itself it rounds "
+            "differently, and ends with other last digits."
+        )
+    if not record.config.deterministic:
+        return (
+            "The run allowed operations that are not deterministic: the command may end with "
+            "other weights."
+        )
+    return (
         "The same command on the same machine, device and versions ends with the same bytes of "
-        "weights.",
+        "weights."
     )
 
 
@@ -319,7 +335,8 @@ def settings_section(record: RunRecord) -> Section:
                 page.table(Table(["setting", "value"], every, code=code), title="All settings"),
             ),
         ),
-        "What differs from the defaults of the program and of its components.",
+        "What differs from rdfia train without a flag; of a component that this would not choose, "
+        "from the component's own defaults.",
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdfia_cli import run
+from rdfia_cli import console, run
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line
 from rdfia_cli.report.page import Cell, Figure, Page, Section, Table
-from rdfia_cli.report.run_sections import duration, percent
+from rdfia_cli.report.run_sections import percent
 from rdfia_cli.report.sweep_charts import (
     against_accuracy,
     axis_of,
@@ -58,7 +58,7 @@ def _figures(sweep: Sweep) -> list[Figure]:
         ]
     times = [t["seconds"] for t in sweep.trials if t.get("seconds") is not None]
     if times:
-        found.append(Figure("Training, all trials", duration(sum(times)), _engines(sweep)))
+        found.append(Figure("Training, all trials", console.duration(sum(times)), _engines(sweep)))
     return found
 
 

@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -168,7 +168,7 @@ def _refuse_entry(key: str, value: Any, origin: str) -> None:
         if not isinstance(value, dict):
             raise UsageError(f"{where} is no table", 'as in over = { "lr" = "0.01,0.1" }')
     elif key in ("trials", "round"):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(f"{where} is no count of 1 or more")
     elif not isinstance(value, str):
         raise UsageError(f"{where} is no text")
@@ -177,12 +177,21 @@ def _refuse_entry(key: str, value: Any, origin: str) -> None:
 def _over_texts(given: Sequence[str], table: Mapping[str, Any]) -> Sequence[str]:
     """`KEY=VALUES` of a file, and those of the flags, which win."""
     texts: dict[str, str] = {}
-    for key, values in table.items():
+    for key, values in _flattened(table):
         listed = isinstance(values, list)
         text = ",".join(value_text(value) for value in values) if listed else str(values)
         texts[split_key(f"{key}={text}")[0]] = f"{key}={text}"
     named = [split_key(text)[0] for text in given]
     return [*(text for key, text in texts.items() if key not in named), *given]
+
+
+def _flattened(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a table by dotted key: TOML makes tables of a key that is not quoted."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flattened(typing.cast("dict[str, Any]", value), f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _read_space(sources: Sources, texts: Sequence[str]) -> Sequence[Dimension]:

@@ -58,7 +58,7 @@ def curve(test, train=None) -> Curve:
 )
 def test_a_statement_is_held_against_the_numbers(name, curves, holds):
     figure = next(f for f in FIGURES if f.name == name)
-    assert [claim.judge(name, curves).holds for claim in figure.claims] == holds
+    assert [claim.judge(name, curves, {}).holds for claim in figure.claims] == holds
 
 
 def test_a_curve_is_read_from_the_lines_of_epochs():
@@ -113,7 +113,26 @@ def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
     assert json.loads((tmp_path / "f/reproduction.json").read_text())["figures"] == stored
     assert "neither empty nor a run folder" in stored[0]["error"]
     assert stored[1]["error"] is None
-    assert stored[1]["claims"][0]["measured"] == "figure 1 was not run"
+    assert stored[1]["claims"][0]["measured"] == "figure 1 failed"
+
+
+def test_a_page_without_a_single_figure_says_that_none_could_be_made(rdfia, tmp_path):
+    (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
+    (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
+    assert rdfia(*SHORT, "1", "--epochs", "1").code == 3
+    assert "no figure could be made" in (tmp_path / "f/index.html").read_text()
+
+
+def test_a_failed_trial_of_a_figure_is_tried_again(rdfia, tmp_path):
+    figure = (*SHORT, "vit-mnist-position", "--epochs", "1")
+    (tmp_path / "f/sweeps/vit-mnist-position/trials/0001").mkdir(parents=True)
+    (tmp_path / "f/sweeps/vit-mnist-position/ledger.jsonl").touch()
+    letter = tmp_path / "f/sweeps/vit-mnist-position/trials/0001/letter.txt"
+    letter.write_text("dear")
+    assert rdfia(*figure).code == 3
+    letter.unlink()
+    outcome = rdfia(*figure)
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize("figures", [("1", "2"), ("vit-mnist-dim", "vit-mnist-position")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from rdfia_cli.commands.sweep_progress import Standing, _duration, _line, _lines, _render
+from rdfia_cli.commands.sweep_progress import Standing, _line, _lines, _render
 from rdfia_cli.sweep.campaign import Planned
 from rdfia_cli.sweep.round import EndedElsewhere, Retried
 from rdfia_cli.sweep.trial import (
@@ -113,10 +113,3 @@ def test_the_live_table_fits_its_terminal_and_tells_the_numbers(standing: Standi
     assert "best 0.8000 (trial 1: optimizer.lr=0.2)" in shown[1]
     assert any("5/10" in line and "0.7000" in line for line in shown)
     screen.file.close()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(4.4, "4 s"), (65, "1 min 5 s"), (7300, "2 h 1 min")]
-)
-def test_a_duration_has_two_units_at_most(seconds: float, said: str):
-    assert _duration(seconds) == said

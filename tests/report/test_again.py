@@ -74,3 +74,11 @@ def test_settings_tell_which_are_not_the_defaults():
     assert found["seed"] == ("0", True)
     assert found["model.batch_norm"] == ("false", True)
     assert "out" not in found
+
+
+def test_a_run_without_a_flag_has_only_usual_settings_and_another_component_is_none():
+    assert all(usual for _, usual in settings(resolve(Sources({})).config).values())
+    chosen = {"model": "mlp", "data": "circles", "optimizer": "adam", "schedule": "constant"}
+    found = settings(resolve(Sources({**chosen, "augment": ["mixup"]})).config)
+    changed = {key for key, (_, usual) in found.items() if not usual}
+    assert changed == {*chosen, "augment.0"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,6 +19,8 @@ from rdfia_cli.report.model_sections import model_sections
 from rdfia_cli.report.page import LARGEST, Page, charts, render
 from rdfia_cli.report.run_record import read_run
 from rdfia_cli.report.run_sections import (
+    again,
+    curves,
     file_sections,
     measure_chart,
     run_page,
@@ -205,6 +208,43 @@ def test_with_early_stopping_the_kept_epoch_is_the_best_one(example_run: Callabl
     kept = read_run(folder, fitted=True).kept
     assert kept is not None
     assert kept["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine", "said"),
+    [
+        ({}, None, "ends with the same bytes of weights"),
+        ({"deterministic": "false"}, None, "may end with other weights"),
+        ({}, "stacked", "ends with other last digits"),
+    ],
+)
+def test_the_same_bytes_are_promised_only_where_they_come(
+    example_run: Callable, settings: dict[str, str], engine: str | None, said: str
+):
+    folder = example_run(**settings)
+    result = json.loads((folder / "result.json").read_bytes())
+    (folder / "result.json").write_text(json.dumps({**result, "engine": engine}))
+    assert said in str(again(read_run(folder)).lead)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "while the weights move;"),
+        ({"label_smoothing": "0.1"}, "while the weights move, with label smoothing;"),
+        ({"augment": "mixup"}, "while the weights move, with augmentation;"),
+    ],
+)
+def test_what_the_curve_of_train_is_of_follows_from_the_settings(
+    example_run: Callable, settings: dict[str, str], said: str
+):
+    assert said in str(curves(read_run(example_run(**settings))).lead)
+
+
+def test_a_name_that_is_not_utf_8_does_not_keep_a_page_from_being_written(example_run: Callable):
+    folder: Path = example_run(os.fsdecode(b"r\xff"))
+    write_run_page(folder)
+    assert "r\\udcff" in (folder / "report.html").read_text()
 
 
 def test_the_page_in_a_run_folder_is_the_same_each_time(example_run: Callable):

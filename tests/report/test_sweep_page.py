@@ -11,6 +11,7 @@ import pytest
 from markupsafe import escape
 
 from rdfia_cli.report.page import render
+from rdfia_cli.report.sweep import draw_sweep
 from rdfia_cli.report.sweep_record import Sweep, read_sweep
 from rdfia_cli.report.sweep_sections import sweep_page
 
@@ -50,12 +51,23 @@ def test_the_reason_of_a_failure_is_shown_to_its_end(changed: Callable):
 
 
 def test_its_time_is_that_of_its_trials_however_short_the_last_call_was(changed: Callable):
-    engines = [
-        {"engine": engine, "reason": "it was measured"}
-        for engine in ("stacked", "process", "stacked")
-    ]
-    sweep = changed(seconds=0.7, backend="auto", engines=engines)
+    sweep = changed(seconds=0.7, backend="process")
     for trial, seconds in zip(sweep.trials, (20.0, None, 13.0, 14.0), strict=True):
-        trial["seconds"] = seconds
+        trial.update(seconds=seconds, engine=None if seconds is None else "stacked")
+    assert figures(sweep)["Training, all trials"] == ("47.0 s", "together in a stack")
+    sweep.trials[0]["engine"] = "process"
     told = figures(sweep)["Training, all trials"]
-    assert told == ("47.0 s", "together in a stack, each by itself")
+    assert told == ("47.0 s", "1 each by itself, 2 together in a stack")
+
+
+def test_the_median_of_an_even_number_of_trials_lies_between_two(changed: Callable):
+    sweep = changed()
+    for trial, accuracy in zip(sweep.trials, (0.4, 0.7, None, None), strict=True):
+        trial.update(validation_accuracy=accuracy, state="finished" if accuracy else "failed")
+    assert figures(sweep)["Median on validation"][0] == "55.00%"
+
+
+def test_a_damaged_log_of_a_trial_costs_its_curve_alone(changed: Callable):
+    sweep = changed()
+    (sweep.folder / "trials/0001/metrics.jsonl").write_text("{\n{}\n")
+    assert {path.name for path in draw_sweep(sweep.folder)} >= {"curves.png"}

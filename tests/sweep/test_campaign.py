@@ -435,6 +435,18 @@ def test_a_pruner_knows_the_trials_that_end_in_another_process_meanwhile():
     assert ledger.entry(1).state == "pruned"
 
 
+def test_the_keys_of_a_table_over_need_no_quotes(tmp_path):
+    (tmp_path / "q.toml").write_text("[sweep.over]\noptimizer.lr = [0.1, 0.2]\nseed = '0..3'\n")
+    sources = Sources({"model": "mlp", "data": "circles"}, files=[tmp_path / "q.toml"])
+    assert [d.key for d in ask(sources, NOTHING).search.space] == ["optimizer.lr", "seed"]
+
+
+def test_a_number_of_trials_is_no_bool(tmp_path):
+    (tmp_path / "q.toml").write_text("[sweep]\ntrials = true\n")
+    with pytest.raises(UsageError, match=r"sweep.trials = True .* is no count"):
+        ask(Sources({}, files=[tmp_path / "q.toml"]), {**NOTHING, "over": ["seed=0..3"]})
+
+
 def test_a_failed_trial_can_be_tried_again_under_a_sampler_that_learnt_of_its_failure():
     over, settings = "optimizer.lr=log:0.001..1", {"sampler": "tpe", "out": "s"}
     asked = question(over, trials=24, **settings)
