@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 PLACEMENT = frozenset({"out", "if_exists", "log"})
 """Keys that say where a run and its measures go, not what it computes: not in its identity."""
 FORMS: Mapping[str, str] = {
-    "class_weights": "none, balanced, or a list such as [1, 2.5], each above 0"
+    "class_weights": "none, balanced, or a list such as [1, 2.5], each above 0",
+    "out": "the path of a folder, in UTF-8",
 }
 """What a value of several forms may be, where the first form that does not fit would mislead."""
 
@@ -166,7 +167,7 @@ class RunConfig(BaseModel):
     log: tuple[ComponentConfig, ...] = Field(
         (), description="loggers that are told what is measured"
     )
-    out: str | None = Field(None, description="the run folder itself")
+    out: str | None = Field(None, min_length=1, description="the run folder itself")
     if_exists: Literal["skip", "resume", "new", "error"] = Field(
         "resume", description="what to do where the run folder exists"
     )

@@ -197,20 +197,12 @@ def _die_by(number: int, otherwise: int = INTERRUPTED) -> int:
 
 def report(error: RdfiaError, *, as_json: bool) -> None:
     """Say an error in two lines of stderr, and as an object on stdout where JSON is asked."""
-    fact, remedy = (" ".join(text.splitlines()) for text in (error.fact, error.remedy))
-    say(f"error: {fact}", *([remedy] if remedy else []))
+    content = error.describe()
+    say(f"error: {content['message']}", *([content["remedy"]] if content["remedy"] else []))
     if not as_json:
         return
-    content = {
-        "schema": "rdfia.error/1",
-        "error": error.kind,
-        "message": fact,
-        "remedy": remedy,
-        "exit_code": INTERRUPTED if _is_interruption(error) else error.exit_code,
-        **(
-            {"files": [{"file": f, "reason": why} for f, why in error.files]} if error.files else {}
-        ),
-    }
+    if _is_interruption(error):
+        content["exit_code"] = INTERRUPTED
     try:
         print_json(content)
     except OSError:  # a full disk or a closed pipe: stderr has said it

@@ -15,7 +15,7 @@ An error is raised where its cause is known and becomes words once, in `console`
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RdfiaError(Exception):
@@ -36,6 +36,19 @@ class RdfiaError(Exception):
         self.fact = fact
         self.remedy = remedy
         self.files = files
+
+    def describe(self) -> dict[str, Any]:
+        """The object `rdfia.error/1`."""
+        fact, remedy = (" ".join(text.splitlines()) for text in (self.fact, self.remedy))
+        files = [{"file": file, "reason": why} for file, why in self.files]
+        return {
+            "schema": "rdfia.error/1",
+            "error": self.kind,
+            "message": fact,
+            "remedy": remedy,
+            "exit_code": self.exit_code,
+            **({"files": files} if files else {}),
+        }
 
 
 class UsageError(RdfiaError):

@@ -20,7 +20,7 @@ from typing import Any
 from rdfia_cli import durable, run
 from rdfia_cli.component_code import naming_culprit
 from rdfia_cli.config import RunConfig, spec_text
-from rdfia_cli.errors import PreemptedError
+from rdfia_cli.errors import DivergedError, PreemptedError
 from rdfia_cli.evaluation import decision_map
 from rdfia_cli.spec import Preparing
 from rdfia_cli.training import assembly, checkpoint, inputs, surroundings
@@ -189,6 +189,7 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
         if found is not None:
             yield from (Warned(text) for text in surroundings.changes(folder, parts))
         surroundings.write_head(folder, parts, begins=found is None)
+        (folder / run.FAILURE).unlink(missing_ok=True)
         stop.deferred = True
         with open_logs(folder) as logs, _closing(loggers):
             yield from (Warned(text) for text in lost)
@@ -198,12 +199,23 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
             yield _started(folder, parts, plan, state)
             yield from _tell_so_far(loggers, folder)
             # Found before they are needed: a file may be gone by then.
-            with naming_culprit(tuple(config.components()), "fails in training"):
+            culprits = naming_culprit(tuple(config.components()), "fails in training")
+            with culprits, _recording_divergence(folder):
                 yield from _train(folder, state, plan, parts, Records(logs, loggers), stop)
             yield from (Warned(text) for text in loggers.close(complete=True))
         write_decision_map(folder, parts, state)
         yield Fitted(folder)
         yield _finish(folder, parts, state, plan)
+
+
+@contextlib.contextmanager
+def _recording_divergence(folder: Path) -> Generator[None]:
+    """Keep in the run folder that the loss became NaN or infinite, for whoever looks later."""
+    try:
+        yield
+    except DivergedError as error:
+        durable.write_json(folder / run.FAILURE, error.describe())
+        raise
 
 
 @contextlib.contextmanager

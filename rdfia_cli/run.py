@@ -36,6 +36,8 @@ METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
 DECISION_MAP = "decision_map.json"
 RESULT = "result.json"
+FAILURE = "failure.json"
+"""What ended a run that diverged: the object `rdfia.error/1`; gone as soon as it goes on."""
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 SECONDS_BETWEEN_KNOCKS = 0.05

@@ -100,7 +100,7 @@ class Sources:
 
         Below each stands the recipe that it builds on, where it names one.
         """
-        recipes = [self.recipe] if self.recipe else []
+        recipes = [] if self.recipe is None else [self.recipe]
         return [
             *(each for name in recipes for each in _recipe_and_below(name, ())),
             *(each for path in self.files for each in _file_and_below(path)),

@@ -503,10 +503,13 @@ def test_a_diverging_run_exits_5_and_keeps_the_last_good_checkpoint(
         "remedy": "lower --lr, or warm up for more epochs with --set schedule.warmup=N",
         "exit_code": 5,
     }
+    assert json.loads((found.run / "failure.json").read_bytes()) == found.printed
     assert not (found.run / "result.json").exists()
     manifest = json.loads((newest_generation(found.run) / "manifest.json").read_bytes())
     assert (manifest["epoch"] in (1, 2), manifest["step"]) == (True, 0)
     assert trainer.finish(tmp_path, *arguments, before=EXPLODE_IN_EPOCH_3).code == 5
+    assert trainer.finish(tmp_path, *arguments).code == 0
+    assert not (found.run / "failure.json").exists()
 
 
 EXPLODE_IN_EPOCH_3 = """

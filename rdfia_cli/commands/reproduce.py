@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from rdfia_cli.config import RunConfig
     from rdfia_cli.sources import Sources
+    from rdfia_cli.sweep.question import Question
+    from rdfia_cli.sweep.space import Dimension
 
 CONTENT, PAGE = "reproduction.json", "index.html"
 ALL = "all"
@@ -43,21 +45,75 @@ def run(flags: Mapping[str, Any]) -> int:
     chosen = choose(flags["figures"] or [ALL])
     replaced = parse_replacements(flags["data"] or ())
     folder = Path(flags["out"])
+    _refuse_folder(folder)
+    _refuse_settings(chosen, flags, replaced)
+    before = _read_before(folder, quick=flags["quick"])
     made = [_make(figure, flags, replaced, folder) for figure in chosen]
+    now = {each["name"]: each for each in made}
+    there = {**before, **now}
+    judged = judge([there[figure.name] for figure in FIGURES if figure.name in there])
     content = {
         "schema": "rdfia.reproduction/1",
         "command": "reproduce",
         "quick": flags["quick"],
-        "figures": judge(made),
+        "figures": [each for each in judged if each["name"] in now],
         "seconds": time.monotonic() - began,
     }
-    _write(content, folder)
+    _write({**content, "figures": judged}, folder)
     if flags["json"]:
         console.print_json(content)
     else:
         _print(content)
         console.say(f"the page    {folder / PAGE}")
     return _refuse_failures(made, folder / CONTENT)
+
+
+def _refuse_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        UsageError: it does.
+    """
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    # Stopped before its end, the first call has left runs alone.
+    if not folder.is_dir() or (CONTENT not in names and names - {"runs", "sweeps"}):
+        raise UsageError(
+            f"'{folder}' is neither empty nor the folder of rdfia reproduce", "choose another --out"
+        )
+
+
+def _refuse_settings(
+    chosen: Sequence[Figure], flags: Mapping[str, Any], replaced: Mapping[str, str]
+) -> None:
+    """Refuse settings with which no figure at all can be made, before anything is written.
+
+    Raises:
+        UsageError, ComponentError: a setting does not hold, or a component is missing.
+    """
+    from rdfia_cli.config import resolve
+
+    failure: RdfiaError | None = None
+    for figure in chosen:
+        try:
+            resolve(_sources(figure, flags, replaced, None))
+            return
+        except RdfiaError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _read_before(folder: Path, *, quick: bool) -> dict[str, dict[str, Any]]:
+    """The figures that earlier calls made in the same folder, by name."""
+    try:
+        content = json.loads((folder / CONTENT).read_bytes())
+        stored = content["figures"] if content["quick"] == quick else []
+        known = {figure.name for figure in FIGURES}
+        return {each["name"]: each for each in stored if each["name"] in known}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _refuse_failures(made: Sequence[Mapping[str, Any]], stored: Path) -> int:
@@ -121,7 +177,13 @@ def _make(
         "name": figure.name,
         "recipe": figure.recipe,
         "title": figure.title,
+        "data": None,
+        "compared": False,
+        "changed": [],
+        "command": None,
+        "test": None,
         "error": None,
+        "remedy": None,
     }
     try:
         make = _sweep if figure.sweep else _train
@@ -129,8 +191,9 @@ def _make(
     except PreemptedError:
         raise
     except RdfiaError as error:
-        console.warn(f"figure {figure.name}: {error.fact}")
-        return {**found, "error": error.fact}
+        told = "; ".join(text for text in (error.fact, error.remedy) if text)
+        console.warn(f"figure {figure.name}: {told}")
+        return {**found, "error": error.fact, "remedy": error.remedy or None}
 
 
 def _sources(
@@ -194,7 +257,7 @@ def _train(
     curve = read_curve(read_lines(out / METRICS))
     return {
         "data": result["data"],
-        "compared": _is_the_reports(config.data.name, figure, replaced),
+        "compared": _is_the_reports(config, out, figure, replaced),
         "changed": changed_settings(config, resolve(Sources({}, recipe=figure.recipe)).config),
         "command": command_line(config),
         "epochs": result["epochs"],
@@ -226,10 +289,25 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _is_the_reports(name: str, figure: Figure, replaced: Mapping[str, str]) -> bool:
-    """Whether a run has the data that the report speaks of, or a folder that is said to hold it."""
-    theirs = _dataset(figure)
-    return name == theirs or (name == "folder" and theirs in replaced)
+def _is_the_reports(
+    config: RunConfig, run_folder: Path, figure: Figure, replaced: Mapping[str, str]
+) -> bool:
+    """Whether a run has the data that the report speaks of, or a folder that is said to hold it.
+
+    A folder is taken at its word where it has as many classes and images.
+    """
+    from rdfia_cli.analysis.explain import PUBLISHED
+    from rdfia_cli.run import read_environment
+
+    name, theirs = config.data.name, _dataset(figure)
+    if name != "folder" or theirs not in replaced:
+        return name == theirs
+    told = read_environment(run_folder) or {}
+    published, images = PUBLISHED[theirs]
+    examples: Mapping[str, int] = told.get("examples") or {}
+    # A run of an older rdfia tells its classes alone.
+    found = sum(n for split, n in examples.items() if split != "test") if examples else images
+    return (told.get("classes"), found) == (published.classes, images)
 
 
 def _sweep(
@@ -237,7 +315,7 @@ def _sweep(
 ) -> dict[str, Any]:
     from rdfia_cli.commands.running import conclude
     from rdfia_cli.commands.sweep_progress import display
-    from rdfia_cli.sources import merge
+    from rdfia_cli.config import spec_text
     from rdfia_cli.sweep.campaign import Execution, open_ledger, plan, run_campaign
     from rdfia_cli.sweep.inline import Inline
     from rdfia_cli.sweep.question import SWEEP_KEYS, ask
@@ -250,7 +328,7 @@ def _sweep(
         "out": str(folder / "sweeps" / figure.name),
     }
     sources = _sources(figure, flags, replaced, None)
-    question = ask(sources, settings)
+    question, usual = ask(sources, settings), _recipe_of(figure)
     execution, planned = Execution("process", retry_failed=True), plan(question)
     ledger = open_ledger(question)
     with display(question, execution, quiet=flags["quiet"]) as show:
@@ -260,16 +338,40 @@ def _sweep(
     failed = [trial for trial in content["trials"] if trial["state"] == "failed"]
     if failed:
         raise RdfiaError(f"trial {failed[0]['number']} failed: {failed[0]['message']}")
-    data = merge(sources)["data"]["name"].value
+    config = question.base.config
     return {
-        "data": data,
-        "compared": _is_the_reports(data, figure, replaced),
+        "data": spec_text("data", config.data),
+        "compared": _is_the_reports(config, question.folder_of(0), figure, replaced),
+        "changed": [
+            *changed_space(question.search.space, usual.search.space),
+            *changed_settings(config, usual.base.config),
+        ],
         "command": _sweep_command(figure, sources, over),
         "test": content["best"] and content["best"]["test_accuracy"],
         "sweep": str(question.folder),
         "trials": content["trials"],
         "seconds": sum(trial["seconds"] for trial in content["trials"]),
     }
+
+
+def _recipe_of(figure: Figure) -> Question:
+    """What a figure's recipe asks by itself."""
+    from rdfia_cli.sources import Sources
+    from rdfia_cli.sweep.question import SWEEP_KEYS, ask
+
+    return ask(Sources({}, recipe=figure.recipe, sweep=True), dict.fromkeys((*SWEEP_KEYS, "out")))
+
+
+def changed_space(ours: Sequence[Dimension], recipe: Sequence[Dimension]) -> list[str]:
+    """The settings that vary over other values than the recipe's, each with both."""
+    from rdfia_cli.sweep.identity import over_text
+
+    here, there = ({d.key: over_text(d) for d in space} for space in (ours, recipe))
+    return [
+        f"{key} over {text} (the recipe has {there.get(key, 'none')})"
+        for key, text in here.items()
+        if text != there.get(key)
+    ]
 
 
 def _sweep_command(figure: Figure, sources: Sources, over: Sequence[str]) -> str:

@@ -45,11 +45,13 @@ def make_page(content: Mapping[str, Any], folder: Path) -> Page:
         folder: where the page will stand, from which it leads to those of the runs.
     """
     figures = content["figures"]
-    claims = [claim for each in figures for claim in each["claims"]]
+    # With other settings than the recipe's a statement is told of, and not counted.
+    claims = [claim for each in figures if not each["changed"] for claim in each["claims"]]
     compared = [claim["holds"] for claim in claims if claim["holds"] is not None]
     done = [each for each in figures if not each["error"]]
     others = "the data are not the report's" if done else "no figure could be made"
-    others = "" if any(each["compared"] for each in done) else others
+    if any(each["compared"] for each in done):
+        others = "the settings are not the recipes'"
     numbers = [
         Figure("figures", str(len(figures))),
         Figure("statements that hold", str(sum(compared)), f"of {len(compared)}")
@@ -91,16 +93,22 @@ def verdicts(each: Mapping[str, Any]) -> str:
     if each["error"]:
         return each["error"]
     if "trials" in each:
-        return f"best of {count(len(each['trials']), 'trial')}"
+        told = f"best of {count(len(each['trials']), 'trial')}"
+        return "; ".join(text for text in (told, _about_settings(each)) if text)
     claims = each["claims"]
     reasons = {claim["measured"] for claim in claims if claim["holds"] is None}
     if len(reasons) == 1 and all(claim["holds"] is None for claim in claims):
         return f"not compared: {reasons.pop()}"
     told = "; ".join(f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims)
-    if not told or not each["changed"]:
-        return told
+    return "; ".join(text for text in (told, _about_settings(each)) if text)
+
+
+def _about_settings(each: Mapping[str, Any]) -> str:
+    """Which settings are not the recipe's, in a few words."""
+    if not each["changed"]:
+        return ""
     first, *others = each["changed"]
-    return f"{told}; with {first}" + (f" and {len(others)} more" if others else "")
+    return f"with {first}" + (f" and {len(others)} more" if others else "")
 
 
 def _share(value: float | None) -> Cell:
@@ -112,7 +120,7 @@ def _section(each: Mapping[str, Any], folder: Path) -> Section:
     number = f"Figure {each['name']}: " if each["name"].isdigit() else ""
     title = f"{number}{each['title']}"
     if each["error"]:
-        return Section(anchor, title, prose(each["error"]))
+        return Section(anchor, title, join(*(prose(text) for text in _reasons(each))))
     if not each["compared"]:
         title += f", here on {each['data']}"
     claims = [
@@ -135,6 +143,10 @@ def _section(each: Mapping[str, Any], folder: Path) -> Section:
     if report.exists():
         bodies.append(link("More about this run", Path(os.path.relpath(report, folder))))
     return Section(anchor, title, join(*bodies), _lead(each))
+
+
+def _reasons(each: Mapping[str, Any]) -> list[str]:
+    return [text for text in (each["error"], each["remedy"]) if text]
 
 
 def _curves(each: Mapping[str, Any]) -> Markup:

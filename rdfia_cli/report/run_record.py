@@ -28,6 +28,7 @@ class RunRecord:
         result: the object `rdfia.result/1`, or None before the run is finished.
         decision: the object `rdfia.decision-map/1`, or None.
         fitted: whether training is over.
+        failure: the object `rdfia.error/1` of a run that diverged, or None.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class RunRecord:
     result: Mapping[str, Any] | None
     decision: Mapping[str, Any] | None
     fitted: bool
+    failure: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +72,14 @@ class RunRecord:
             return self.best
         return self.epochs[-1] if self.epochs else None
 
+    def examples(self, split: str) -> int | None:
+        """How many examples a split that is scored has, where that is known; of train None.
+
+        The score of train is no sample of anything: it is taken while the weights move.
+        """
+        sizes: Mapping[str, int] = self.environment.get("examples") or {}
+        return None if split == "train" else sizes.get(split)
+
     @property
     def parameters(self) -> int | None:
         """How many parameters the model has, where that is known."""
@@ -100,6 +110,7 @@ def read_run(folder: Path, *, fitted: bool = False) -> RunRecord:
         result=result,
         decision=_object(folder / run.DECISION_MAP),
         fitted=fitted or result is not None,
+        failure=_object(folder / run.FAILURE),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,11 +69,15 @@ def subtitle(record: RunRecord) -> str:
 
 
 def state_notes(record: RunRecord) -> list[str]:
-    """What must be known of a run that is not at its end."""
-    if record.fitted:
-        return []
-    planned = count(record.config.epochs, "epoch")
-    return [f"The run is not finished: {len(record.epochs):,} of {planned} done."]
+    """What must be known of a run that is not at its end, or of which lines are lost."""
+    done, planned = len(record.epochs), count(record.config.epochs, "epoch")
+    if record.result is not None:
+        lasted = record.result.get("epochs", done)
+        missing = f"The log is damaged: it tells {done:,} of {count(lasted, 'epoch')}."
+        return [missing] if done != lasted else []
+    if record.failure is not None:
+        return [f"The run failed after {done:,} of {planned}: {record.failure['message']}."]
+    return [] if record.fitted else [f"The run is not finished: {done:,} of {planned} done."]
 
 
 def made_by(record: RunRecord) -> str:
@@ -91,7 +96,7 @@ def key_figures(record: RunRecord) -> list[Figure]:
         Figure(
             f"{split.capitalize()} accuracy",
             percent(kept[split]["accuracy"]),
-            f"loss {kept[split]['loss']:.4f}",
+            _about_score(kept[split], record.examples(split)),
         )
         for split in reversed(SPLITS)
         if split in kept
@@ -107,6 +112,24 @@ def key_figures(record: RunRecord) -> list[Figure]:
         about = str(record.environment.get("device_name") or record.environment.get("device", ""))
         found.append(Figure("Training time", console.duration(record.seconds), about))
     return found
+
+
+def _about_score(score: Mapping[str, float], examples: int | None) -> str:
+    """The loss, and within what the accuracy on all examples of the kind is likely to lie."""
+    loss = f"loss {score['loss']:.4f}"
+    if examples is None:
+        return loss
+    low, high = interval(score["accuracy"], examples)
+    return f"{loss}; 95 % interval {low:.1%} to {high:.1%}, of {examples:,}"
+
+
+def interval(share: float, examples: int) -> tuple[float, float]:
+    """The 95 % interval of a share of so many examples (Wilson 1927, JASA 22, equation 3)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    scale = 1 + z * z / examples
+    middle = (share + z * z / (2 * examples)) / scale
+    half = z * math.sqrt(share * (1 - share) / examples + (z / (2 * examples)) ** 2) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def file_sections(record: RunRecord) -> list[Section]:

@@ -82,7 +82,7 @@ def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> st
     for key in ("sampler", "pruner", "round"):
         if here[key] != there[key]:
             return f"{key} is {value_text(theirs[key])} there and {value_text(ours[key])} here"
-    told = [{d["key"]: _over_text(d) for d in each["over"]} for each in (theirs, ours)]
+    told = [{d["key"]: _plain_text(d) for d in each["over"]} for each in (theirs, ours)]
     dimensions = [{d["key"]: d for d in each["over"]} for each in (there, here)]
     for key in {**dimensions[0], **dimensions[1]}:
         if dimensions[0].get(key) != dimensions[1].get(key):
@@ -93,7 +93,12 @@ def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> st
     return _differing_setting(theirs["settings"], ours["settings"])
 
 
-def _over_text(dimension: Mapping[str, Any]) -> str:
+def over_text(dimension: Dimension) -> str:
+    """A dimension as one writes it behind `--over KEY=`."""
+    return _plain_text(_plain_dimension(dimension))
+
+
+def _plain_text(dimension: Mapping[str, Any]) -> str:
     """A dimension of an identity as one writes it behind `--over KEY=`."""
     if "values" in dimension:
         return ",".join(dimension["values"])

@@ -74,10 +74,12 @@ def _hardware(parts: Assembly) -> dict[str, Any]:
 
 def _subject(parts: Assembly) -> dict[str, Any]:
     """What the model is fed, and the hashes of the code and the files that it begins with."""
+    splits = {n: getattr(parts.splits, n) for n in ("train", "validation", "test")}
     components = tuple(parts.config.components())
     return {
         "input": list(parts.input.shape),
         "classes": parts.input.classes,
+        "examples": {name: len(split) for name, split in splits.items() if split is not None},
         run.FILES: {
             **file_hashes(components),
             **run.weights_hashes(parts.config),

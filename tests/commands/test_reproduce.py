@@ -248,7 +248,9 @@ def test_only_the_reports_data_are_compared_with_it(rdfia, figure, data, expecte
     assert [made["compared"] for made in outcome.json["figures"]] == [expected]
 
 
-def test_a_folder_in_the_place_of_the_reports_data_is_compared_with_it(rdfia, tmp_path):
+def test_a_folder_in_the_place_of_the_reports_data_is_compared_where_it_may_hold_them(
+    rdfia, tmp_path
+):
     draw = np.random.default_rng(0)
     for name in ("cat", "dog"):
         folder = tmp_path / "photos" / name
@@ -257,9 +259,24 @@ def test_a_folder_in_the_place_of_the_reports_data_is_compared_with_it(rdfia, tm
             pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
     given = ("--data", "cifar10=folder:path=photos", "--epochs", "1", "--set", "batch_size=8")
-    outcome = rdfia(*SHORT, "8", *given)
-    assert outcome.code == 0, outcome.err
-    assert outcome.json["figures"][0]["compared"] is True
+
+    def compared() -> bool:
+        outcome = rdfia(*SHORT, "8", *given)
+        assert outcome.code == 0, outcome.err
+        return outcome.json["figures"][0]["compared"]
+
+    assert not compared(), "two classes are not CIFAR-10"
+    path = tmp_path / "f/runs/cnn-cifar10/environment.json"
+    told = json.loads(path.read_bytes())
+    assert sum(told["examples"].values()) == 40
+    sizes = {"train": 45_000, "validation": 5_000, "test": 10_000}
+    for content, expected in (
+        ({**told, "classes": 10}, False),
+        ({**told, "classes": 10, "examples": sizes}, True),
+        ({**told, "classes": 2, "examples": sizes}, False),
+    ):
+        path.write_text(json.dumps(content))
+        assert compared() is expected
 
 
 def test_a_figure_that_fails_has_no_picture_of_another(rdfia, tmp_path):

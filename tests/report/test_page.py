@@ -12,7 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from scipy.stats import binomtest
 
+from rdfia_cli.errors import DivergedError
 from rdfia_cli.report.chart import Group, Series
 from rdfia_cli.report.comparison_sections import comparison_page, comparison_sections
 from rdfia_cli.report.model_sections import model_sections
@@ -22,6 +24,8 @@ from rdfia_cli.report.run_sections import (
     again,
     curves,
     file_sections,
+    interval,
+    key_figures,
     measure_chart,
     run_page,
     write_run_page,
@@ -242,9 +246,38 @@ def test_what_the_curve_of_train_is_of_follows_from_the_settings(
 
 
 def test_a_name_that_is_not_utf_8_does_not_keep_a_page_from_being_written(example_run: Callable):
-    folder: Path = example_run(os.fsdecode(b"r\xff"))
+    folder: Path = example_run().rename(os.fsdecode(b"r\xff"))
     write_run_page(folder)
     assert "r\\udcff" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("right", "examples"), [(9915, 10_000), (15, 30), (10, 10), (0, 3)])
+def test_an_interval_is_wilsons(right: int, examples: int):
+    theirs = binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    assert interval(right / examples, examples) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_a_score_is_told_with_how_many_examples_it_is_of(example_run: Callable):
+    folder: Path = example_run(epochs=4, best=0.9)
+    told = json.loads((folder / "environment.json").read_bytes())
+    (folder / "environment.json").write_text(json.dumps({**told, "examples": {"test": 1000}}))
+    about = {figure.name: figure.about for figure in key_figures(read_run(folder))}
+    assert about["Test accuracy"].endswith("; 95 % interval 86.9% to 90.8%, of 1,000")
+    assert "interval" not in about["Train accuracy"]
+    assert "interval" not in about["Validation accuracy"]
+
+
+def test_a_run_that_failed_or_whose_log_is_damaged_says_so(example_run: Callable):
+    folder: Path = example_run(epochs=4)
+    result = json.loads((folder / "result.json").read_bytes())
+    (folder / "result.json").write_text(json.dumps({**result, "epochs": 9}))
+    (note,) = run_page(read_run(folder), []).notes
+    assert note == "The log is damaged: it tells 4 of 9 epochs."
+    (folder / "result.json").unlink()
+    failure = DivergedError("the loss became nan in epoch 5, step 3", "lower --lr").describe()
+    (folder / "failure.json").write_text(json.dumps(failure))
+    (note,) = run_page(read_run(folder), []).notes
+    assert note == "The run failed after 4 of 4 epochs: the loss became nan in epoch 5, step 3."
 
 
 def test_the_page_in_a_run_folder_is_the_same_each_time(example_run: Callable):
