@@ -275,13 +275,16 @@ def _train(
 def changed_settings(ours: RunConfig, recipe: RunConfig) -> list[str]:
     """The settings that decide a result and are not the recipe's, each with both values.
 
-    The data are not among them: what they are is told by themselves.
+    The data are not among them: what they are is told by themselves. Of another component its own
+    settings are not told.
     """
     here, there = ours.values(), recipe.values()
+    changed = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     return [
         f"{key}={_plain(here.get(key))} (the recipe has {_plain(there.get(key))})"
-        for key in dict.fromkeys([*here, *there])
-        if key.partition(".")[0] not in HARMLESS | {"data"} and here.get(key) != there.get(key)
+        for key in changed
+        if key.partition(".")[0] not in HARMLESS | {"data"}
+        and key.rpartition(".")[0] not in changed
     ]
 
 

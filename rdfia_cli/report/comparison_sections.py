@@ -57,16 +57,35 @@ def _named(texts: Sequence[str], noun: str) -> str:
 
 
 def _figures(named: Sequence[tuple[str, RunRecord]]) -> list[Figure]:
-    scored = [(record.kept["test"]["accuracy"], name) for name, record in named if record.kept]
-    if not scored:
-        return [Figure("Runs", str(len(named)))]
-    (best, winner), (worst, loser) = max(scored), min(scored)
-    return [
-        Figure("Runs", str(len(named))),
-        Figure("Highest test accuracy", percent(best), winner),
-        Figure("Lowest test accuracy", percent(worst), loser),
-        Figure("Between them", f"{100 * (best - worst):.2f}", "points of accuracy"),
-    ]
+    """How many runs there are, which is the best, and how far apart they lie on the test split."""
+    tests = [record.kept["test"]["accuracy"] for _, record in named if record.kept]
+    found = [Figure("Runs", str(len(named)))]
+    best = _best([record for _, record in named])
+    if best is not None and best.kept is not None:
+        name = next(name for name, record in named if record is best)
+        chosen, test = best.kept["validation"], best.kept["test"]
+        found += [
+            Figure("Best on validation", percent(chosen["accuracy"]), name),
+            Figure("Its test accuracy", percent(test["accuracy"]), "which chose nothing"),
+        ]
+    if tests:
+        low, high = min(tests), max(tests)
+        about = f"points of test accuracy, {percent(low)} to {percent(high)}"
+        found.append(Figure("Between them", f"{100 * (high - low):.2f}", about))
+    return found
+
+
+def _best(records: Sequence[RunRecord]) -> RunRecord | None:
+    """The best of the runs that are at their end, by validation; the test split chooses nothing.
+
+    At equal accuracies it is the one with the lowest loss. None where a run has no such split.
+    """
+    finished = [(r, r.kept) for r in records if r.kept is not None and r.result is not None]
+    scores = [kept["validation"] for _, kept in finished if "validation" in kept]
+    if not scores or len(scores) < len(finished):
+        return None
+    order = [(-score["accuracy"], score["loss"]) for score in scores]
+    return finished[order.index(min(order))][0]
 
 
 def comparison_sections(records: Sequence[RunRecord]) -> list[Section]:
@@ -93,13 +112,15 @@ def results(records: Sequence[RunRecord]) -> Section:
     """A row a run: the settings that differ, where they are few, and what was measured."""
     differ = differing(records)
     shown = differ if len(differ) <= MOST_COLUMNS else {}
-    heading = ["run", *shown, "test", "test loss", "train", "gap", "parameters", "time"]
-    accuracies = [r.kept["test"]["accuracy"] for r in records if r.kept]
-    best = max(accuracies, default=None)
+    heading = ["run", *shown, "validation", "test", "test loss", "train", "gap", "parameters"]
+    heading.append("time")
+    best = _best(records)
     rows: list[list[Cell | str]] = []
     for index, (name, record) in enumerate(zip(names_of(records), records, strict=True)):
         given = [_setting(texts[index]) for texts in shown.values()]
-        rows.append([Cell(name, colour=index % COLOURS), *given, *_measures(record, best)])
+        rows.append(
+            [Cell(name, colour=index % COLOURS), *given, *_measures(record, strong=record is best)]
+        )
     first = 1 + len(shown)
     content = Table(
         heading,
@@ -112,6 +133,8 @@ def results(records: Sequence[RunRecord]) -> Section:
     if not shown:
         bodies.append(_differences(records, differ))
     lead = "Accuracies are those of the weights kept; the gap is train minus test in points."
+    if best is not None:
+        lead += " Bold is the best on validation of the runs that are finished."
     return Section("results", "Results", page.join(*bodies), lead)
 
 
@@ -133,15 +156,17 @@ def _setting(text: str) -> Cell:
         return Cell(text)
 
 
-def _measures(record: RunRecord, best: float | None) -> list[Cell]:
+def _measures(record: RunRecord, *, strong: bool) -> list[Cell]:
     kept = record.kept
     if kept is None:
-        return [Cell("")] * 6
+        return [Cell("")] * 7
+    chosen: float | None = kept["validation"]["accuracy"] if "validation" in kept else None
     test, train = kept["test"], kept["train"]
     gap = train["accuracy"] - test["accuracy"]
     count, seconds = record.parameters, record.seconds
     return [
-        Cell(percent(test["accuracy"]), order=test["accuracy"], strong=test["accuracy"] == best),
+        Cell("" if chosen is None else percent(chosen), order=chosen, strong=strong),
+        Cell(percent(test["accuracy"]), order=test["accuracy"]),
         Cell(f"{test['loss']:.4f}", order=test["loss"]),
         Cell(percent(train["accuracy"]), order=train["accuracy"]),
         Cell(f"{100 * gap:+.2f}", order=gap),

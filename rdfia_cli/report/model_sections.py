@@ -107,15 +107,21 @@ def confusion(result: Mapping[str, Any]) -> Section:
         matrix = page.confusion(names, result["confusion"])
     else:
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        about = f"{len(names)} classes: true class by row, predicted class by column"
+        about = (
+            f"{len(names)} classes: true class by row from the top, predicted class by column from "
+            "the left, both in the order of the table below"
+        )
         matrix = page.picture(share_uri(shares), about)
     bodies = [matrix]
     pairs = _pairs(names, counts)
     if pairs:
         heading = ["true", "taken for", "how often", "of the class"]
         rows = Table(heading, pairs, numbers=frozenset({2, 3}))
-        bodies.append(page.fold("Commonest mistakes", page.table(rows, title="Commonest mistakes")))
-    bodies.append(page.fold("Each class", page.table(_classes(result), title="Each class")))
+        # Where the matrix is a picture, these are what one reads.
+        mistakes = page.table(rows, title="Commonest mistakes")
+        opened = len(names) > MOST_WITH_NUMBERS
+        bodies.append(page.fold("Commonest mistakes", mistakes, opened=opened))
+    bodies.append(page.fold("Each class", page.table(_classes(result, counts), title="Each class")))
     lead = (
         f"{result['examples']:,} examples of the {result['split']} split, true class by row; the "
         "shade is the share of the row, blue where it is right. Shades of mistakes are "
@@ -138,9 +144,11 @@ def _pairs(names: Sequence[str], counts: NDArray[np.int64]) -> list[list[str]]:
     ]
 
 
-def _classes(result: Mapping[str, Any]) -> Table:
+def _classes(result: Mapping[str, Any], counts: NDArray[np.int64]) -> Table:
+    """Each class, how much of it is found, and how many others are taken for it."""
+    taken = [int(column) for column in counts.sum(0) - counts.diagonal()]
     rows: list[list[Cell | str]] = []
-    for entry in result["classes"]:
+    for entry, others in zip(result["classes"], taken, strict=True):
         accuracy: float = entry["accuracy"]
         known = not math.isnan(accuracy)
         rows.append(
@@ -150,10 +158,11 @@ def _classes(result: Mapping[str, Any]) -> Table:
                 Cell(f"{100 * accuracy:.2f}%", order=accuracy, share=accuracy)
                 if known
                 else Cell("none"),
+                Cell(f"{others:,}", order=others),
             ]
         )
-    heading = ["class", "examples", "accuracy"]
-    return Table(heading, rows, numbers=frozenset({1, 2}), sortable=True)
+    heading = ["class", "examples", "accuracy", "others taken for it"]
+    return Table(heading, rows, numbers=frozenset({1, 2, 3}), sortable=True)
 
 
 def calibration(found: Findings) -> Section:

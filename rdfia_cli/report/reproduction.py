@@ -78,13 +78,16 @@ def _overview(figures: Sequence[Mapping[str, Any]]) -> Section:
                 Cell(each["name"]),
                 each["recipe"],
                 each.get("data", ""),
-                *(_share(each.get(key)) for key in ("train", "test", "gap")),
+                *(_share(each.get(key)) for key in ("train", "test")),
+                _points(each.get("gap")),
                 verdicts(each),
             ]
         )
     heading = ("figure", "recipe", "data", "train", "test", "gap", "the report")
     content = Table(heading, rows, numbers=frozenset({3, 4, 5}), code=frozenset({1, 2}))
-    lead = "Accuracies after the last epoch; of a sweep, that of its best trial."
+    lead = (
+        "Accuracies after the last epoch, their gap in points; of a sweep, that of its best trial."
+    )
     return Section("overview", "All figures", table(content), lead)
 
 
@@ -92,27 +95,32 @@ def verdicts(each: Mapping[str, Any]) -> str:
     """What became of a figure's statements, in a line."""
     if each["error"]:
         return each["error"]
-    if "trials" in each:
-        told = f"best of {count(len(each['trials']), 'trial')}"
-        return "; ".join(text for text in (told, _about_settings(each)) if text)
+    told = [f"best of {count(len(each['trials']), 'trial')}"] if "trials" in each else []
+    if not each["compared"]:
+        return "; ".join([*told, "not compared: on other data than the report's"])
     claims = each["claims"]
     reasons = {claim["measured"] for claim in claims if claim["holds"] is None}
     if len(reasons) == 1 and all(claim["holds"] is None for claim in claims):
-        return f"not compared: {reasons.pop()}"
-    told = "; ".join(f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims)
-    return "; ".join(text for text in (told, _about_settings(each)) if text)
+        told.append(f"not compared: {reasons.pop()}")
+    else:
+        told += [f"{claim['statement']}: {HOLDS[claim['holds']]}" for claim in claims]
+    return "; ".join([*told, *_about_settings(each)])
 
 
-def _about_settings(each: Mapping[str, Any]) -> str:
-    """Which settings are not the recipe's, in a few words."""
+def _about_settings(each: Mapping[str, Any]) -> list[str]:
+    """Which settings are not the recipe's, in a few words, if any are."""
     if not each["changed"]:
-        return ""
+        return []
     first, *others = each["changed"]
-    return f"with {first}" + (f" and {len(others)} more" if others else "")
+    return [f"with {first}" + (f" and {len(others)} more" if others else "")]
 
 
 def _share(value: float | None) -> Cell:
     return Cell("" if value is None else f"{value:.1%}", value)
+
+
+def _points(gap: float | None) -> Cell:
+    return Cell("" if gap is None else f"{100 * gap:+.1f}", gap)
 
 
 def _section(each: Mapping[str, Any], folder: Path) -> Section:
@@ -121,8 +129,6 @@ def _section(each: Mapping[str, Any], folder: Path) -> Section:
     title = f"{number}{each['title']}"
     if each["error"]:
         return Section(anchor, title, join(*(prose(text) for text in _reasons(each))))
-    if not each["compared"]:
-        title += f", here on {each['data']}"
     claims = [
         [claim["statement"], claim["measured"], HOLDS[claim["holds"]]] for claim in each["claims"]
     ]
@@ -169,11 +175,12 @@ def _series(split: str, values: Sequence[float]) -> Series:
 
 
 def _lead(each: Mapping[str, Any]) -> str:
+    other = "" if each["compared"] else ", which are not the report's data"
+    about = f"Recipe {each['recipe']} on {each['data']}{other}"
     if "trials" in each:
-        return f"Recipe {each['recipe']} on {each['data']}: {count(len(each['trials']), 'trial')}"
+        return f"{about}: {count(len(each['trials']), 'trial')}"
     return (
-        f"Recipe {each['recipe']} on {each['data']}: "
-        f"{count(each['epochs'], 'epoch')}, {count(each['parameters'], 'parameter')}, "
+        f"{about}: {count(each['epochs'], 'epoch')}, {count(each['parameters'], 'parameter')}, "
         f"{each['seconds']:,.0f} s"
     )
 

@@ -189,8 +189,15 @@ def measure_chart(title: str, measure: str, series: Sequence[Series]) -> Chart:
     """Curves of accuracy or loss by epoch; a loss far above the rest of its curve is cut off."""
     if measure == "accuracy":
         return Chart(title, EPOCH_AXIS, Axis("share classified rightly", form="percent"), series)
-    axis = Axis("cross-entropy, nats", low=0.0, high=_loss_ceiling(series))
+    high = _loss_ceiling(series)
+    axis = Axis("cross-entropy, nats", low=None if _is_flat(series) else 0.0, high=high)
     return Chart(title, EPOCH_AXIS, axis, series)
+
+
+def _is_flat(series: Sequence[Series]) -> bool:
+    """Whether curves of loss fall so little that an axis from 0 on would show a line."""
+    values = [value for one in series if not one.quiet for value in one.y]
+    return bool(values) and min(values) > max(values) / 2
 
 
 def _loss_ceiling(series: Sequence[Series]) -> float | None:

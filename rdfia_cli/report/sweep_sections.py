@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console, run
-from rdfia_cli.errors import RdfiaError
+from rdfia_cli.errors import RdfiaError, count
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line
 from rdfia_cli.report.page import Cell, Figure, Page, Section, Table
@@ -97,9 +97,14 @@ def best(sweep: Sweep) -> Section:
         fact = error.fact if isinstance(error, RdfiaError) else str(error)
         bodies.append(page.prose(f"The command cannot be told: {fact}."))
     importances: Mapping[str, float] = sweep.content.get("importances") or {}
-    if importances:
+    if len(importances) > 1:
         bodies += [page.heading("What matters"), _importances(importances)]
     lead = f"Trial {chosen['number']} has the highest accuracy on validation."
+    highest = chosen["validation_accuracy"]
+    alike = [t for t in sweep.ranked[1:] if t["validation_accuracy"] == highest]
+    if alike:
+        others = f"{count(len(alike), 'other trial')} {'has' if len(alike) == 1 else 'have'} it too"
+        lead = f"{lead[:-1]}; {others}, with a higher loss."
     return Section("best", "Best trial", page.join(*bodies), lead)
 
 

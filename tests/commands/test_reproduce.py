@@ -213,7 +213,7 @@ def test_what_is_on_other_data_says_so_and_which_command_made_it(rdfia, tmp_path
     assert "digits" in first.out
     assert "--set if_exists=new trains again" in again.err
     page = html.unescape((tmp_path / "f/index.html").read_text())
-    assert "batch 128, here on digits</h2>" in page
+    assert "Recipe cnn-cifar10 on digits, which are not the report's data: 1 epoch" in page
     assert " of 0" not in page
     assert (tmp_path / "f" / re.search(r'href="(runs/[^"]*)"', page)[1]).is_file()
     command = re.search(r"<code>(rdfia train .*?)</code>", page, re.DOTALL)[1]

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from rdfia_cli.errors import DivergedError
 from rdfia_cli.report.chart import Group, Series
 from rdfia_cli.report.comparison_sections import comparison_page, comparison_sections
-from rdfia_cli.report.model_sections import model_sections
+from rdfia_cli.report.model_sections import confusion, model_sections
 from rdfia_cli.report.page import LARGEST, Page, charts, render
 from rdfia_cli.report.run_record import read_run
 from rdfia_cli.report.run_sections import (
@@ -318,3 +319,30 @@ def test_a_chart_says_where_it_cuts_a_loss_off():
 def test_a_comparison_names_its_models_and_their_data(example_run: Callable):
     records = [read_run(example_run(name, model=name)) for name in ("mlp", "cnn")]
     assert comparison_page(records, [], "two").subtitle == "mlp and cnn on digits"
+
+
+def test_a_comparison_ranks_by_validation_and_only_what_is_finished(example_run: Callable):
+    good, better = (example_run(f"run{best}", best=best) for best in (0.8, 0.9))
+    lines = [json.loads(line) for line in (good / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["test"]["accuracy"] = 0.99
+    (good / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = comparison_page([read_run(good), read_run(better)], [], "two")
+    told = {figure.name: (figure.value, figure.about) for figure in page.figures}
+    assert told["Best on validation"] == ("90.00%", "run0.9")
+    assert told["Its test accuracy"][0] == "89.00%", "though the other one has 99 %"
+    (better / "result.json").unlink()
+    page = comparison_page([read_run(good), read_run(better)], [], "two")
+    assert {figure.name: figure.about for figure in page.figures}["Best on validation"] == "run0.8"
+
+
+def test_of_many_classes_the_mistakes_are_open_and_what_absorbs_them_is_told(findings: Callable):
+    few, many = (findings([f"class {i}" for i in range(n)]) for n in (9, 30))
+    texts = {n: str(confusion(f.result).body) for n, f in ((9, few), (30, many))}
+    assert "<details open" in texts[30]
+    assert "<details open" not in texts[9]
+    counts = np.array(many.result["confusion"])
+    taken = counts.sum(0) - counts.diagonal()
+    for row, number in enumerate(taken):
+        found = re.search(rf">class {row}</t[dh]>.*?</tr>", texts[30].split("Each class")[-1], re.S)
+        assert found is not None
+        assert f">{number:,}<" in found[0]
