@@ -205,13 +205,21 @@ class RunConfig(BaseModel):
                 flat.update({f"{dotted}.{k}": v for k, v in member.parameters.items()})
         return flat
 
+    def placed_components(self) -> Iterator[tuple[str, ComponentConfig]]:
+        """The components that decide the result by dotted key, such as `model` and `augment.0`."""
+        for key, value in self:
+            if key in PLACEMENT:
+                continue
+            if isinstance(value, ComponentConfig):
+                yield key, value
+            elif key in LISTS:
+                yield from ((f"{key}.{index}", chosen) for index, chosen in enumerate(value))
+
     def components(self) -> Iterator[registry.Component]:
         """The components that decide the result."""
-        for key, value in self:
-            for chosen in value if isinstance(value, tuple) else (value,):
-                if isinstance(chosen, ComponentConfig) and key not in PLACEMENT:
-                    group = COMPONENT_GROUPS[key]
-                    yield registry.find(group, parse_spec(chosen.name))
+        for key, chosen in self.placed_components():
+            group = COMPONENT_GROUPS[key.partition(".")[0]]
+            yield registry.find(group, parse_spec(chosen.name))
 
     @property
     def weights_files(self) -> tuple[Path, ...]:

@@ -62,6 +62,11 @@ class Evaluation:
     attention: AttentionMaps | None = None
 
 
+def unfinished(epochs: int) -> str:
+    """What is said of weights that are not a run's last."""
+    return f"the run is not finished: {count(epochs, 'epoch')} done"
+
+
 @dataclass(frozen=True)
 class Restored:
     """A run's trained model and the data that it is looked at on.
@@ -149,8 +154,7 @@ def restore(
             f"train it first: rdfia train --config {folder / run.CONFIG} --out {folder}",
         )
     if not (folder / run.RESULT).exists():
-        done = count(found.manifest["epoch"], "epoch")
-        warnings.append(f"the run is not finished: {done} done")
+        warnings.append(unfinished(found.manifest["epoch"]))
     warnings.extend(run.changed_code(folder, config.components()))
     if config.precision == "fp16" and choose_device(config.device).type != "cuda":
         warnings.append("the run was trained in fp16, which needs CUDA: evaluated in fp32")

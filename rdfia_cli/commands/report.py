@@ -178,7 +178,12 @@ def _look_inside(
     except RdfiaError as error:
         notes.append(f"'{record.folder}': its weights are not looked into: {error.fact}")
         return [layers(costs, fields)] if costs else []
-    notes += [f"'{record.folder}': {text}" for text in seen.evaluation.warnings]
+    # That it is not finished is told of the run, from the lines that its curves have.
+    from rdfia_cli.evaluation import unfinished
+
+    said = None if record.fitted else unfinished(seen.evaluation.epoch)
+    told = [text for text in seen.evaluation.warnings if text != said]
+    notes += [f"'{record.folder}': {text}" for text in told]
     return model_sections(_findings(record.folder, seen, costs, fields))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import console
+from rdfia_cli.config import spec_text
 from rdfia_cli.report import page
 from rdfia_cli.report.again import command_line, settings
 from rdfia_cli.report.chart import COLOURS, Group, Series, Switch
@@ -101,11 +102,30 @@ def comparison_sections(records: Sequence[RunRecord]) -> list[Section]:
 
 
 def differing(records: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """The settings that are not alike in all runs: the text of each by run, empty where absent."""
+    """The settings that are not alike in all runs: the text of each by run, empty where absent.
+
+    Of components with different names each is one text, as one writes it.
+    """
     tables = [{key: text for key, (text, _) in settings(r.config).items()} for r in records]
+    for key, texts in _components_that_differ(records).items():
+        for table, text in zip(tables, texts, strict=True):
+            for own in [name for name in table if name.startswith(f"{key}.")]:
+                del table[own]
+            table[key] = text
     keys = dict.fromkeys(key for table in tables for key in table)
     found = {key: [table.get(key, "") for table in tables] for key in keys}
     return {key: texts for key, texts in found.items() if len({*texts}) > 1}
+
+
+def _components_that_differ(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """The components by dotted key that have not the same name in all runs, as specs by run."""
+    chosen = [dict(record.config.placed_components()) for record in records]
+    found: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for each in chosen for key in each):
+        if len({each[key].name if key in each else "" for each in chosen}) > 1:
+            head = key.partition(".")[0]
+            found[key] = [spec_text(head, each[key]) if key in each else "" for each in chosen]
+    return found
 
 
 def results(records: Sequence[RunRecord]) -> Section:
@@ -184,16 +204,16 @@ def over_seeds(records: Sequence[RunRecord]) -> Section | None:
             groups.setdefault(identity, []).append(record)
     if all(len({record.config.seed for record in group}) == 1 for group in groups.values()):
         return None
-    differ = [key for key in differing(records) if key != "seed"]
+    differ = {key: texts for key, texts in differing(records).items() if key != "seed"}
     rows: list[list[Cell | str]] = []
     for group in groups.values():
-        known = settings(group[0].config)
+        place = next(i for i, record in enumerate(records) if record is group[0])
         accuracies = [r.kept["test"]["accuracy"] for r in group if r.kept]
         mean = statistics.fmean(accuracies)
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         rows.append(
             [
-                *(known.get(key, ("", True))[0] for key in differ),
+                *(texts[place] for texts in differ.values()),
                 Cell(str(len(group)), order=len(group)),
                 Cell(percent(mean), order=mean),
                 Cell("" if spread is None else f"± {100 * spread:.2f}", order=spread),

@@ -164,7 +164,8 @@ def curves(record: RunRecord) -> Section:
     bodies = [page.charts(Group(charts, switches))]
     if len({*rates}) > 1:
         epochs = [line["epoch"] for line in record.epochs]
-        series = Series("learning rate", epochs, rates, colour=2)
+        # In none of the colours of the splits.
+        series = Series("learning rate", epochs, rates, colour=3)
         axis = Axis("in the epoch's last step", low=0.0)
         bodies.append(
             page.charts(Group([Chart("Learning rate", EPOCH_AXIS, axis, [series])], flat=True))

@@ -17,7 +17,11 @@ from scipy.stats import binomtest
 
 from rdfia_cli.errors import DivergedError
 from rdfia_cli.report.chart import Group, Series
-from rdfia_cli.report.comparison_sections import comparison_page, comparison_sections
+from rdfia_cli.report.comparison_sections import (
+    comparison_page,
+    comparison_sections,
+    differing,
+)
 from rdfia_cli.report.model_sections import confusion, model_sections
 from rdfia_cli.report.page import LARGEST, Page, charts, render
 from rdfia_cli.report.run_record import read_run
@@ -346,3 +350,12 @@ def test_of_many_classes_the_mistakes_are_open_and_what_absorbs_them_is_told(fin
         found = re.search(rf">class {row}</t[dh]>.*?</tr>", texts[30].split("Each class")[-1], re.S)
         assert found is not None
         assert f">{number:,}<" in found[0]
+
+
+def test_settings_of_different_components_are_told_as_one_writes_them(example_run: Callable):
+    specs = ("mlp", "mlp:hidden=4", "cnn:dropout=0.5")
+    records = [read_run(example_run(f"run{i}", model=spec)) for i, spec in enumerate(specs)]
+    assert differing(records) == {"model": list(specs)}
+    assert differing(records[:2]) == {"model.hidden": ["100", "4"]}
+    mixed = read_run(example_run("mixed", augment="random_crop:size=6"))
+    assert differing([records[0], mixed])["augment.0"] == ["", "random_crop:size=6"]
