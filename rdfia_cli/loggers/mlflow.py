@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ LONGEST_PARAMETER = 500
 """Letters of a parameter that every version of MLflow takes."""
 MOST_PARAMETERS = 100
 """Parameters that a server takes in one request."""
+RETRIES = "2"
+"""How often a request is tried again, unless the environment says it: about six seconds."""
 
 
 def mlflow(
@@ -37,6 +40,8 @@ def mlflow(
         ) from None
 
     def connect() -> Any:
+        # By itself MLflow tries a server that is down for minutes, in which nothing is trained.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         return MlflowClient(tracking_uri=uri or None)
 
     return MlflowLogger(connect, experiment, folder, config)
