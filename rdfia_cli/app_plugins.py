@@ -9,7 +9,7 @@ import typer
 from rdfia_cli import console
 from rdfia_cli.options import Json, Traceback
 
-KINDS = "model, augmentation, optimizer, schedule or dataset"
+KINDS = "model, augmentation, optimizer, schedule, dataset or logger"
 
 plugins_app = typer.Typer(
     help="List, write and check plugins.", no_args_is_help=True, rich_markup_mode=None

@@ -39,15 +39,15 @@ SURELY_MISSPELT = 0.8
 """How like a known name another is, of 1, to be that one with a slip."""
 SUPPLIED: Mapping[str, frozenset[str]] = {"schedules": frozenset({"steps_per_epoch", "epochs"})}
 """Keyword-only parameters that rdfia passes itself: no hyper-parameters."""
-CONTRACTS: Mapping[str, str] = {
-    "models": "input: InputSpec, *",
-    "augmentations": "input: InputSpec, *",
-    "optimizers": "model: nn.Module, *",
-    "schedules": "optimizer: Optimizer, *, steps_per_epoch: int, epochs: int",
-    "datasets": "root: Path, *",
-    "loggers": "run: Path, settings: Mapping[str, Any], *",
+GIVEN: Mapping[str, Mapping[str, str]] = {
+    "models": {"input": "InputSpec"},
+    "augmentations": {"input": "InputSpec"},
+    "optimizers": {"model": "nn.Module"},
+    "schedules": {"optimizer": "Optimizer"},
+    "datasets": {"root": "Path"},
+    "loggers": {"folder": "Path", "config": "Mapping[str, Any]"},
 }
-"""With what the builders of each group are called, before their hyper-parameters."""
+"""What each group's builder is given by position, with the types."""
 IMPORT_SECONDS = 120.0
 """How long the import of one component may take where all are tried."""
 SLOW_IMPORT_SECONDS = 10.0
@@ -416,10 +416,16 @@ def _refuse_misfit(
     except TypeError as error:
         raise ComponentError(
             f"{component.address} does not take what {component.group} are called with: {error}",
-            f"write it as def {component.attribute}({CONTRACTS[component.group]}, ...)",
+            f"write it as def {component.attribute}({_usual_signature(component.group)})",
         ) from error
     except ValueError:
         return  # written in C, it does not tell
+
+
+def _usual_signature(group: str) -> str:
+    """How the parameters of a group's builders are written."""
+    given = [f"{name}: {kind}" for name, kind in GIVEN[group].items()]
+    return ", ".join([*given, "*", *sorted(SUPPLIED.get(group, ())), "..."])
 
 
 def members(component: Component, pattern: str = "*") -> tuple[str, ...]:

@@ -30,6 +30,7 @@ USAGE: Mapping[str, str] = {
     "optimizer": "rdfia train --optimizer {}",
     "schedule": "rdfia train --schedule {}",
     "dataset": "rdfia train --data {}",
+    "logger": "rdfia train --log {}",
 }
 """By kind, a command that uses a component of it."""
 

@@ -5,29 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import math
-from collections.abc import Mapping
 from inspect import Parameter
 
 from rdfia_cli import entry_points, registry, signature
 from rdfia_cli.testing.imports import SECONDS, watch_import
 from rdfia_cli.testing.subject import NonConformityError, NotApplicableError, Subject, require
 
-GIVEN: Mapping[str, tuple[str, ...]] = {
-    "models": ("input",),
-    "augmentations": ("input",),
-    "optimizers": ("model",),
-    "schedules": ("optimizer",),
-    "datasets": ("root",),
-    "loggers": ("folder", "config"),
-}
-"""What each group's builder is given, by position."""
-
 
 def signature_is_bindable(subject: Subject) -> None:
     """What it is given is positional, and its hyper-parameters are keyword-only and have types."""
     builder = registry.load(subject.component)
     everything = list(inspect.signature(builder).parameters.values())
-    given = GIVEN[subject.component.group]
+    given = registry.GIVEN[subject.component.group]
     first, others = everything[: len(given)], everything[len(given) :]
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     require(

@@ -11,7 +11,15 @@ import torch
 
 from rdfia_cli import registry
 from rdfia_cli.errors import ComponentError, RdfiaError
-from rdfia_cli.testing import augmentations, builders, datasets, models, optimizers, schedules
+from rdfia_cli.testing import (
+    augmentations,
+    builders,
+    datasets,
+    loggers,
+    models,
+    optimizers,
+    schedules,
+)
 from rdfia_cli.testing.imports import watch_import
 from rdfia_cli.testing.subject import (
     NonConformityError,
@@ -29,7 +37,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "optimizers": (*builders.CHECKS, *optimizers.CHECKS),
     "schedules": (*builders.CHECKS, *schedules.CHECKS),
     "datasets": (*builders.CHECKS, *datasets.CHECKS),
-    "loggers": builders.CHECKS,
+    "loggers": (*builders.CHECKS, *loggers.CHECKS),
 }
 """What a component of each group must pass; a check's docstring begins with its promise."""
 

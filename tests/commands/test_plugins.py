@@ -17,7 +17,7 @@ import pytest
 from rdfia_cli.testing import CHECKS
 from rdfia_cli.testing.suite import promise
 
-KINDS = ("model", "augmentation", "optimizer", "schedule", "dataset")
+KINDS = ("model", "augmentation", "optimizer", "schedule", "dataset", "logger")
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -9,7 +9,13 @@ from PIL import Image
 
 from rdfia_cli.testing import conformance
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_network", "photos")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "no_network", "photos"),
+    # Of what MLflow is built on.
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning:sqlalchemy", "ignore::DeprecationWarning:mlflow"
+    ),
+]
 
 test_built_ins_conform = conformance(
     "rdfia-cli",

@@ -269,6 +269,34 @@ DATASET_FAULTS = {
 }  # fmt: skip
 
 
+LOGGER_FAULTS = {
+    "nothing_is_written_before_the_first_line": [
+        ("def build(folder, config):\n (folder / 'x').touch()\n return L(folder)", "it wrote x before"),
+    ],
+    "every_line_is_taken": [
+        ("def build(folder, config): return L(folder, lambda f, line: line['validation'])", "KeyError"),
+        ("def build(folder, config): return 3", "no Logger"),
+    ],
+    "a_run_that_goes_on_tells_all_again": [
+        ("def build(folder, config): return L(folder, lambda f, line: (f / str(len(line))).mkdir())",
+         "FileExistsError"),
+    ],
+    "the_lines_and_the_run_stay_as_they_are": [
+        ("def build(folder, config): return L(folder, lambda f, line: line.pop('epoch'))",
+         "it changed a line"),
+        ("def build(folder, config):\n"
+         " return L(folder, lambda f, line: (f / 'metrics.jsonl').unlink(missing_ok=True))",
+         "it changed metrics.jsonl"),
+    ],
+}  # fmt: skip
+LOGGER = """
+class L:
+    def __init__(self, folder, told=lambda folder, line: None): self.folder, self.told = folder, told
+    def write(self, line): self.told(self.folder, line)
+    def close(self, *, complete): pass
+"""
+
+
 def cases(faults, group, wrap=lambda text: text):
     """One case a fault: group, check, source, what is said."""
     return [
@@ -292,6 +320,7 @@ ALL = [
     *cases(OPTIMIZER_FAULTS, "optimizers"),
     *cases(SCHEDULE_FAULTS, "schedules", schedule),
     *cases(DATASET_FAULTS, "datasets", lambda t: DATASET + "    " + t),
+    *cases(LOGGER_FAULTS, "loggers", lambda t: LOGGER + t),
 ]
 
 
