@@ -352,8 +352,23 @@ def _sweep(
         "command": _sweep_command(figure, sources, over),
         "test": content["best"] and content["best"]["test_accuracy"],
         "sweep": str(question.folder),
-        "trials": content["trials"],
+        "trials": [_with_train(trial) for trial in content["trials"]],
         "seconds": sum(trial["seconds"] for trial in content["trials"]),
+    }
+
+
+def _with_train(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A finished trial, with its curves, its gap, and the size of its model."""
+    from rdfia_cli.run import METRICS, RESULT, read_lines
+
+    folder = Path(trial["run"])
+    curve = read_curve(read_lines(folder / METRICS))
+    return {
+        **trial,
+        "train": curve.train[-1],
+        "gap": curve.gap,
+        "model_parameters": json.loads((folder / RESULT).read_bytes())["parameters"],
+        "curve": asdict(curve),
     }
 
 
@@ -433,10 +448,10 @@ def _print(content: Mapping[str, Any]) -> None:
         ]
         data = each.get("data", "")
         rows.append((each["name"], each["recipe"], data, *numbers, verdicts(each)))
-        rows.extend(
-            ("", _settings(trial), "", "", f"{trial['test_accuracy']:.4f}", "", "")
-            for trial in each.get("trials", ())
-        )
+        for trial in each.get("trials", ()):
+            scores = [f"{trial[key]:.4f}" for key in ("train", "test_accuracy", "gap")]
+            size = f"{trial['model_parameters']:,} parameters"
+            rows.append(("", _settings(trial), "", *scores, size))
     heading = ("figure", "recipe", "data", "train", "test", "gap", "the report")
     console.print_table(heading, rows)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import __version__
 from rdfia_cli.errors import count
-from rdfia_cli.report.chart import Group, Series, Switch
+from rdfia_cli.report.chart import COLOURS, Group, Series, Switch
 from rdfia_cli.report.figures import HOLDS
 from rdfia_cli.report.page import (
     Cell,
@@ -20,12 +20,12 @@ from rdfia_cli.report.page import (
     command,
     join,
     link,
-    picture,
     prose,
     table,
 )
-from rdfia_cli.report.pictures import png_uri
-from rdfia_cli.report.run_sections import COLOURS, REPORT, measure_chart
+from rdfia_cli.report.run_sections import COLOURS as SPLIT_COLOURS
+from rdfia_cli.report.run_sections import REPORT, measure_chart
+from rdfia_cli.spec import brief
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SPLITS = ("train", "test")
-WIDEST = 1400
-"""Pixels of a picture in the page."""
+MEASURES = (("accuracy", ""), ("loss", "_loss"))
+"""What is drawn, and how the keys of a curve end that hold it."""
 
 
 def make_page(content: Mapping[str, Any], folder: Path) -> Page:
-    """The page of `rdfia.reproduction/1`; the pictures come from the run folders that it names.
+    """The page of `rdfia.reproduction/1`.
 
     Args:
         content: the object.
@@ -132,10 +132,7 @@ def _section(each: Mapping[str, Any], folder: Path) -> Section:
     claims = [
         [claim["statement"], claim["measured"], HOLDS[claim["holds"]]] for claim in each["claims"]
     ]
-    bodies = [_curves(each)] if "curve" in each else []
-    bodies += [
-        picture(_embed(path), f"{title}: {path.stem}") for path in _pictures(each) if path.exists()
-    ]
+    bodies = [_curves_of_trials(each["trials"]) if "trials" in each else _curves(each)]
     if claims:
         bodies.append(table(Table(("the report", "measured", ""), claims)))
     if each.get("changed"):
@@ -162,16 +159,36 @@ def _curves(each: Mapping[str, Any]) -> Markup:
         measure_chart(
             measure.capitalize(),
             measure,
-            [_series(split, curve[f"{split}{ending}"]) for split in SPLITS],
+            [_by_epoch(s, curve[f"{s}{end}"], SPLIT_COLOURS[s], [s]) for s in SPLITS],
         )
-        for measure, ending in (("accuracy", ""), ("loss", "_loss"))
+        for measure, end in MEASURES
     ]
-    return charts(Group(drawn, [Switch(split, COLOURS[split]) for split in SPLITS]))
+    return charts(Group(drawn, [Switch(split, SPLIT_COLOURS[split]) for split in SPLITS]))
 
 
-def _series(split: str, values: Sequence[float]) -> Series:
+def _curves_of_trials(trials: Sequence[Mapping[str, Any]]) -> Markup:
+    """The same of the test split alone, with a colour for each trial."""
+    named = [(_about_trial(t), t["curve"], i % COLOURS) for i, t in enumerate(trials)]
+    drawn = [
+        measure_chart(
+            f"{measure.capitalize()} on test",
+            measure,
+            [_by_epoch(name, curve[f"test{end}"], colour, [name]) for name, curve, colour in named],
+        )
+        for measure, end in MEASURES
+    ]
+    return charts(Group(drawn, [Switch(name, colour) for name, _, colour in named]))
+
+
+def _by_epoch(name: str, values: Sequence[float], colour: int, switches: Sequence[str]) -> Series:
     epochs = range(1, len(values) + 1)
-    return Series(split, epochs, values, colour=COLOURS[split], switches=[split])
+    return Series(name, epochs, values, colour=colour, switches=switches)
+
+
+def _about_trial(trial: Mapping[str, Any]) -> str:
+    """What a trial's settings are, without the component that they belong to."""
+    given = trial["parameters"].items()
+    return ", ".join(f"{key.rpartition('.')[2]} {brief(value)}" for key, value in given)
 
 
 def _lead(each: Mapping[str, Any]) -> str:
@@ -185,31 +202,17 @@ def _lead(each: Mapping[str, Any]) -> str:
     )
 
 
-def _pictures(each: Mapping[str, Any]) -> list[Path]:
-    if "sweep" not in each:
-        return []
-    return [Path(each["sweep"]) / name for name in ("curves.png", "settings.png")]
-
-
 def _trials(trials: Sequence[Mapping[str, Any]]) -> Table:
     keys = list(trials[0]["parameters"])
     rows: list[list[Cell | str]] = [
         [
             *(str(trial["parameters"][key]) for key in keys),
-            _share(trial["validation_accuracy"]),
-            _share(trial["test_accuracy"]),
+            Cell(f"{trial['model_parameters']:,}", order=trial["model_parameters"]),
+            *(_share(trial[key]) for key in ("validation_accuracy", "train", "test_accuracy")),
+            _points(trial["gap"]),
         ]
         for trial in trials
     ]
-    numbers = frozenset({len(keys), len(keys) + 1})
-    return Table((*keys, "validation", "test"), rows, numbers=numbers)
-
-
-def _embed(path: Path) -> str:
-    """A picture as a data URI, in a palette, which drawings need no more than."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.width > WIDEST:
-            image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
-        return png_uri(image.convert("RGB").quantize(128))
+    heading = (*keys, "parameters", "validation", "train", "test", "gap")
+    numbers = frozenset(range(len(keys), len(heading)))
+    return Table(heading, rows, numbers=numbers, sortable=True)

@@ -86,24 +86,26 @@ def main(arguments: Sequence[str]) -> None:
 def _fork(component: registry.Component, limit: float) -> Mapping[str, Any]:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_import, args=(component, sender))
-    child.start()
-    sender.close()
-    try:
-        if receiver.poll(limit):
-            return receiver.recv()
-        return {"error": f"its import did not end within {limit:g} s"}
-    except EOFError:
-        child.join()
-        return {"error": f"its import ended the process with {child.exitcode}"}
-    finally:
-        child.kill()
-        child.join()
+    # Here and not in the child, which may be killed before it has removed it.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        child = context.Process(target=_import, args=(component, sender, folder))
+        child.start()
+        sender.close()
+        try:
+            if receiver.poll(limit):
+                return receiver.recv()
+            return {"error": f"its import did not end within {limit:g} s"}
+        except EOFError:
+            child.join()
+            return {"error": f"its import ended the process with {child.exitcode}"}
+        finally:
+            child.kill()
+            child.join()
 
 
-def _import(component: registry.Component, sender: Connection) -> None:
+def _import(component: registry.Component, sender: Connection, folder: str) -> None:
     """Import a component in an empty folder; standard output is a file meanwhile."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
+    with tempfile.TemporaryFile() as printed:
         os.chdir(folder)
         os.dup2(printed.fileno(), 1)
         before, clock = _snapshot(), time.process_time()
@@ -118,7 +120,6 @@ def _import(component: registry.Component, sender: Connection) -> None:
         printed.seek(0)
         found["printed"] = printed.read().decode(errors="replace")
         sender.send(found)
-        os.chdir("/")
     # Whatever threads and exit handlers the import left must not keep the process.
     os._exit(0)
 

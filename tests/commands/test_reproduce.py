@@ -228,6 +228,13 @@ def test_a_sweep_tells_its_best_trial_and_its_command(rdfia, tmp_path):
     (made,) = outcome.json["figures"]
     best = max(made["trials"], key=lambda trial: trial["validation_accuracy"])
     assert (made["test"], made["data"]) == (best["test_accuracy"], "digits")
+    for trial in made["trials"]:
+        result = json.loads((tmp_path / trial["run"] / "result.json").read_bytes())
+        assert trial["train"] == result["train"]["accuracy"]
+        assert trial["gap"] == pytest.approx(trial["train"] - result["test"]["accuracy"])
+        assert trial["model_parameters"] == result["parameters"]
+    assert "dim=8 (the recipe has 32)" in " ".join(made["changed"])
+    assert "model.patch over 1,2,4,8 (the recipe has 2,4,7,14,28)" in made["changed"]
     plan = rdfia(*shlex.split(made["command"])[1:], "--dry-run")
     assert plan.code == 0, plan.err
     assert len(plan.out.splitlines()) == len(made["trials"])
