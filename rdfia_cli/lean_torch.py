@@ -1,15 +1,15 @@
 """PyTorch without its compiler, which takes longer to import than PyTorch itself.
 
 Some of PyTorch's functions import `torch._dynamo` when they are first called, only to be left
-alone by it: an optimizer's bookkeeping, every `TorchDispatchMode`. Training compiles nothing. (On
-meta tensors PyTorch's own kernels are among them, so the analysis of a model pays for it.)
+alone by it: an optimizer's bookkeeping, every `TorchDispatchMode`, many kernels of the meta device.
+Neither training nor the analysis of a model compiles anything.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,16 +26,43 @@ def spare_compiler(*owners: type) -> None:
     Args:
         owners: classes such as `torch.optim.Optimizer`.
     """
+    _spare([value for owner in owners for value in vars(owner).values()])
+
+
+@functools.cache
+def spare_meta_kernels() -> None:
+    """Mark PyTorch's own kernels of the meta device in the same way."""
+    from torch._decomp import global_decomposition_table
+
+    references = [m for name, m in sys.modules.items() if name.startswith("torch._refs")]
+    tables = (*global_decomposition_table.values(), *map(vars, references))
+    _spare([kernel for table in tables for kernel in table.values()])
+
+
+def _spare(waiting: list[Any]) -> None:
+    """Mark functions, and those that they are made of, where they would ask the compiler."""
     if "torch._dynamo" in sys.modules:
         return
-    for owner in owners:
-        for value in vars(owner).values():
-            if isinstance(value, FunctionType) and value.__code__.co_filename.endswith(
-                "torch/_compile.py"
-            ):
-                original = getattr(value, "__wrapped__", None)
-                if isinstance(original, FunctionType):
-                    vars(original).setdefault("__dynamo_disable", original)
+    seen: set[FunctionType] = set()
+    while waiting:
+        function = waiting.pop()
+        if not isinstance(function, FunctionType) or function in seen:
+            continue
+        seen.add(function)
+        # Not `__wrapped__`, which says what a function stands for and not what it calls.
+        inner = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        waiting += inner
+        if function.__code__.co_filename.endswith("torch/_compile.py"):
+            for asking in inner:
+                if isinstance(asking, FunctionType):
+                    vars(asking).setdefault("__dynamo_disable", asking)
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def spare_step(optimizer: Optimizer) -> None:

@@ -42,6 +42,13 @@ def test_training_imports_neither_the_compiler_nor_scikit_learn(tmp_path):
     assert run_alone("train mlp --data circles --epochs 1 -q", tmp_path) == "[]"
 
 
+@pytest.mark.parametrize(
+    "command", ["param-count cnn vit --json", "receptive-field vit -q", "param-count vit --explain"]
+)
+def test_the_analysis_of_our_models_does_not_import_the_compiler(tmp_path, command):
+    assert "torch._dynamo" not in run_alone(command, tmp_path)
+
+
 @pytest.fixture
 def spare(monkeypatch):
     """Spare a step as where nobody imported the compiler, which the plain step beside it does."""

@@ -19,6 +19,7 @@ from rdfia_cli.analysis.graph import Calls, call_outermost, tensors_of, watch_ca
 from rdfia_cli.analysis.operations import Convention, Work, work_of
 from rdfia_cli.analysis.products import Product
 from rdfia_cli.analysis.shortcuts import refuse, shortcut
+from rdfia_cli.lean_torch import spare_compiler, spare_meta_kernels
 
 
 @dataclass
@@ -80,6 +81,8 @@ def count_pass(
         convention: what is a multiply-accumulate.
         shortcuts: let frequent operations on meta tensors return their shapes at once.
     """
+    spare_compiler(_Counter)
+    spare_meta_kernels()
     ledger, saved = Ledger(), _SavedTensors(model)
     with watch_calls(model) as calls, _decomposed():
         words = _Words(model)

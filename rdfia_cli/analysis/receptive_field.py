@@ -20,6 +20,7 @@ from rdfia_cli.analysis.graph import (
 )
 from rdfia_cli.analysis.intervals import LARGEST, Field, field_of_image, nothing
 from rdfia_cli.analysis.tracker import Tracker
+from rdfia_cli.lean_torch import spare_compiler, spare_meta_kernels
 
 Kept = TypeVar("Kept")
 
@@ -131,6 +132,8 @@ def run_pass(
             operation for which memory does not suffice counts as one without a rule.
         numbers: of the constants that the model holds, on the CPU, as far as they are known.
     """
+    spare_compiler(Tracker)
+    spare_meta_kernels()
     *_, height, width = (1, *shape)
     image = (height, width)
     tracker, journal = Tracker(image, stops=largest is not None, numbers=numbers), Journal(keep)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.spec import Augmentation, Batch, InputSpec
-from rdfia_cli.testing.short_run import pixels, plan_for, require_exact_resume
+from rdfia_cli.testing.short_run import descent, pixels, plan_for, require_exact_resume
 from rdfia_cli.testing.subject import NonConformityError, NotApplicableError, Subject, require
 
 INPUTS = (
@@ -202,7 +202,7 @@ def a_run_resumes_exactly(subject: Subject) -> None:
 
     def parts() -> tuple[nn.Module, torch.optim.Optimizer, type[ConstantLR]]:
         model = nn.Sequential(nn.Flatten(), nn.Linear(values, output.classes))
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        optimizer = descent(model.parameters(), 0.01, momentum=0.9)
         return model, optimizer, ConstantLR
 
     require_exact_resume(plan_for(fed, [augmentation]), parts)

@@ -16,7 +16,7 @@ from rdfia_cli.config import resolve_component
 from rdfia_cli.errors import RdfiaError
 from rdfia_cli.spec import HandDifferentiated, InputSpec
 from rdfia_cli.testing.process_state import changes, settings_of_torch
-from rdfia_cli.testing.short_run import FP32, noise, plan_for, require_exact_resume
+from rdfia_cli.testing.short_run import FP32, descent, noise, plan_for, require_exact_resume
 from rdfia_cli.testing.subject import KEYS, NonConformityError, NotApplicableError, Subject, require
 from rdfia_cli.training.precision import Arithmetic
 from rdfia_cli.training.step import training_step
@@ -93,7 +93,7 @@ def gradients_reach_every_parameter(subject: Subject) -> None:
     fed = usual_input(subject)
     model = build_model(subject, fed).train()
     waiting = {name for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = descent(model.parameters(), 0.01)
     for step in range(STEPS):
         _train(model, fed, optimizer, FP32, step)
         for name, parameter in model.named_parameters():
@@ -186,7 +186,7 @@ def a_run_resumes_exactly(subject: Subject) -> None:
 
     def parts() -> tuple[nn.Module, torch.optim.Optimizer, type[ConstantLR]]:
         model = build_model(subject, fed)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        optimizer = descent(model.parameters(), 0.01, momentum=0.9)
         return model, optimizer, ConstantLR
 
     require_exact_resume(plan_for(fed), parts)
@@ -198,7 +198,7 @@ def it_computes_in_bf16(subject: Subject) -> None:
     model = build_model(subject, fed).train()
     if isinstance(model, HandDifferentiated):
         raise NotApplicableError("it writes its own gradients, which rdfia keeps in fp32")
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = descent(model.parameters(), 0.01)
     loss = _train(model, fed, optimizer, Arithmetic("bf16", channels_last=False))
     require(loss.isfinite(), f"the loss in bf16 is {loss.item()}")
     for name, parameter in model.named_parameters():
@@ -245,7 +245,7 @@ def torch_is_left_as_it_was(subject: Subject) -> None:
     """Building and calling it changes none of torch's global settings."""
     before, fed = settings_of_torch(), usual_input(subject)
     model = build_model(subject, fed)
-    _train(model.train(), fed, torch.optim.SGD(model.parameters(), 0.01), FP32)
+    _train(model.train(), fed, descent(model.parameters(), 0.01), FP32)
     changed = list(changes(before, settings_of_torch()))
     require(not changed, f"it changes {', '.join(changed)}")
 

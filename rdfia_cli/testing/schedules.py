@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rdfia_cli.spec import WatchesValidation
 from rdfia_cli.testing.optimizers import INPUT, network
-from rdfia_cli.testing.short_run import EPOCHS, plan_for, require_exact_resume
+from rdfia_cli.testing.short_run import EPOCHS, descent, plan_for, require_exact_resume
 from rdfia_cli.testing.subject import Subject, require
 
 LENGTHS = ((1, 1), (3, 2), (7, 10), (391, 3))
@@ -30,7 +30,7 @@ def build(subject: Subject, optimizer: Optimizer, steps_per_epoch: int, epochs: 
 def _optimizer() -> Optimizer:
     """Plain descent over two groups, each with its own rate."""
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in RATES]
-    return torch.optim.SGD(groups, lr=RATES[0], momentum=0.9)
+    return descent(groups, lr=RATES[0], momentum=0.9)
 
 
 def _rates(subject: Subject, steps_per_epoch: int, epochs: int) -> list[list[float]]:
@@ -79,7 +79,7 @@ def a_run_resumes_exactly(subject: Subject) -> None:
 
     def parts() -> tuple[nn.Module, Optimizer, Callable[[Optimizer], LRScheduler]]:
         model = network()
-        return model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), scheduled
+        return model, descent(model.parameters(), 0.1, momentum=0.9), scheduled
 
     require_exact_resume(plan, parts)
 

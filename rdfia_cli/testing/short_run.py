@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import ParamsT
 
-from rdfia_cli.lean_torch import spare_step
+from rdfia_cli.lean_torch import spare_compiler, spare_step
 from rdfia_cli.spec import Augmentation, Batch, InputSpec, Split
 from rdfia_cli.testing.subject import require
 from rdfia_cli.training import checkpoint
@@ -55,6 +56,14 @@ def plan_for(input: InputSpec, augmentations: Sequence[Augmentation] = ()) -> Pl
         seed=0,
     )
     return Plan(pipeline, {"validation": pipeline}, EPOCHS, BATCH, seed=0, arithmetic=FP32)
+
+
+def descent(parameters: ParamsT, lr: float, momentum: float = 0.0) -> Optimizer:
+    """Stochastic gradient descent, without the compiler: its import takes longer than a check."""
+    spare_compiler(Optimizer)
+    optimizer = torch.optim.SGD(parameters, lr, momentum)
+    spare_step(optimizer)
+    return optimizer
 
 
 def begin_run(plan: Plan, parts: Parts) -> TrainingState:
