@@ -303,7 +303,7 @@ def compare(
 
 
 @app.command()
-@with_settings()
+@with_settings(of_recipes=True)
 def reproduce(
     ctx: typer.Context,
     figures: Annotated[

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -307,11 +308,14 @@ SHARED: Mapping[str, object] = {
 """The flags of the settings that every command takes which trains, in the order of its help."""
 
 
-def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
+def with_settings(
+    *, without: Collection[str] = (), of_recipes: bool = False
+) -> Callable[[Command], Command]:
     """Give a command the shared flags, before its `--set`; they reach it through its context.
 
     Args:
         without: those that it does not take; one of which it has its own is not given either.
+        of_recipes: whether recipes give the defaults, so that the usual ones are not told.
     """
 
     def give(command: Command) -> Command:
@@ -319,7 +323,12 @@ def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Comma
         *own, _ = signature.parameters.values()  # the last takes what is given here
         names = [parameter.name for parameter in own]
         given = [
-            inspect.Parameter(name, own[0].kind, default=None, annotation=option)
+            inspect.Parameter(
+                name,
+                own[0].kind,
+                default=None,
+                annotation=_without_default(option) if of_recipes else option,
+            )
             for name, option in SHARED.items()
             if name not in {*names, *without}
         ]
@@ -329,3 +338,11 @@ def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Comma
         return command
 
     return give
+
+
+def _without_default(option: Any) -> Any:
+    """The annotation of an option whose help does not tell a default."""
+    kind, info = get_args(option)
+    told = copy.copy(info)
+    told.help = info.help.partition(" (default ")[0]
+    return Annotated[kind, told]

@@ -77,7 +77,7 @@ def lenet(input: InputSpec = InputSpec((1, 28, 28), 10)) -> nn.Module:
     if min(height, width) < 12:
         raise ComponentError(
             f"lenet needs images of at least 12x12 pixels, not {height}x{width}",
-            "use cnn, which takes any size",
+            "use images of 28x28 (--augment resize:size=28), or cnn, which takes any size",
         )
     rows, columns = ((size // 2 - 4) // 2 for size in (height, width))
     return nn.Sequential(

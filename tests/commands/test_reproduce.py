@@ -168,6 +168,13 @@ def test_what_is_told_of_a_figure_is_of_the_run_that_was_made(rdfia, tmp_path):
     assert (tmp_path / "f/figure-1.png").read_bytes() == curves
 
 
+def test_help_tells_no_default_that_a_recipe_would_replace(rdfia):
+    told = rdfia("reproduce", "--help").out
+    assert "--batch-size N" in told
+    assert "(default 32)" not in told
+    assert "(default 32)" in rdfia("train", "--help").out
+
+
 def test_a_flag_is_for_every_recipe_and_set_goes_over_it(rdfia, tmp_path):
     given = ("--optimizer", "adam", "--lr", "0.002", "--validation", "0.2", "--epochs", "3")
     more = ("--log", "tensorboard", "--augment", "random_crop:size=7", "--augment", "mixup")

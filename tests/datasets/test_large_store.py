@@ -11,10 +11,10 @@ import pytest
 
 from rdfia_cli import cache
 
-IMAGES = 6_000
+IMAGES = 5_500
 SHAPE = (256, 256, 3)
 LIMIT = 2**29
-"""Bytes of memory beyond the libraries'; the images are 1.2 GB, mostly holes of a sparse file."""
+"""Bytes of memory beyond the libraries'; the images are 1.1 GB, mostly holes of a sparse file."""
 
 TRAIN = """
 import resource, sys

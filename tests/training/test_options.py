@@ -314,14 +314,15 @@ def test_smoothed_labels_reach_gradients_by_hand():
     assert losses["manual"] == pytest.approx(losses["autograd"], rel=1e-5)
 
 
-def test_zca_of_cifar_s_3_072_values_is_numpy_s():
+@pytest.mark.parametrize("side", [16, pytest.param(32, marks=pytest.mark.slow)])
+def test_zca_of_as_many_values_as_cifar_s_is_numpy_s(side):
     """By the singular values of 200 images: outside their span it only divides by sqrt(eps)."""
-    split = images(200, 3, 32, 32)
+    split = images(200, 3, side, side)
     found = fit_statistics("zca:eps=0.1", pipeline(split))
     values = split.inputs.flatten(1).double().numpy()
     mean = values.mean(0)
     _, spread, axes = np.linalg.svd((values - mean) / 200**0.5, full_matrices=False)
     inside = 1 / np.sqrt(spread**2 + 0.1) - 0.1**-0.5
-    expected = np.eye(3072) * 0.1**-0.5 + axes.T @ (inside[:, None] * axes)
+    expected = np.eye(3 * side**2) * 0.1**-0.5 + axes.T @ (inside[:, None] * axes)
     np.testing.assert_allclose(found.mean.flatten().numpy(), mean, atol=1e-5)
     np.testing.assert_allclose(found.whitening.numpy(), expected, atol=1e-5)
