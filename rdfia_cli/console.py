@@ -132,7 +132,7 @@ def _discard_stdout() -> None:
 
 def duration(seconds: float) -> str:
     """A time in the two largest units: 42.1 s (42 s of a whole number), 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s" if isinstance(seconds, float) else f"{seconds} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

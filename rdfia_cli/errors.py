@@ -72,6 +72,10 @@ class ComponentError(RdfiaError):
     kind = "component"
 
 
+class BuilderError(ComponentError):
+    """A component's code failed, which it did not say in words of its own."""
+
+
 class ChangedError(RdfiaError):
     """The source of a dataset changed since it was prepared; making it ready again prepares it."""
 

@@ -189,7 +189,6 @@ def run_experiment(config: RunConfig, folder: Path, *, patience: float = 0.0) ->
         if found is not None:
             yield from (Warned(text) for text in surroundings.changes(folder, parts))
         surroundings.write_head(folder, parts, begins=found is None)
-        (folder / run.FAILURE).unlink(missing_ok=True)
         stop.deferred = True
         with open_logs(folder) as logs, _closing(loggers):
             yield from (Warned(text) for text in lost)
@@ -214,7 +213,7 @@ def _recording_divergence(folder: Path) -> Generator[None]:
     try:
         yield
     except DivergedError as error:
-        durable.write_json(folder / run.FAILURE, error.describe())
+        run.record_failure(folder, error)
         raise
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdfia_cli import __version__, console, entry_points, recipe, signature
 from rdfia_cli.entry_points import OWN_DISTRIBUTION
-from rdfia_cli.errors import ComponentError, RdfiaError, nearest
+from rdfia_cli.errors import BuilderError, ComponentError, RdfiaError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -414,7 +414,7 @@ def _refuse_misfit(
     try:
         inspect.signature(builder).bind(*arguments, **keywords)
     except TypeError as error:
-        raise ComponentError(
+        raise BuilderError(
             f"{component.address} does not take what {component.group} are called with: {error}",
             f"write it as def {component.attribute}({_usual_signature(component.group)})",
         ) from error
@@ -572,9 +572,9 @@ def naming(component: Component, failure: str) -> Generator[None]:
         raise failed(component, failure, error) from error
 
 
-def failed(component: Component, failure: str, error: BaseException) -> ComponentError:
+def failed(component: Component, failure: str, error: BaseException) -> BuilderError:
     """What a component raised, in a line that names it."""
     reason = f"{type(error).__name__}: {error}".replace("\n", " ").removesuffix(": ")
-    return ComponentError(
+    return BuilderError(
         f"{component.address} {failure}: {reason}", "see the whole error with --traceback"
     )

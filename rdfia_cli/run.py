@@ -408,6 +408,12 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
+def record_failure(folder: Path, error: RdfiaError) -> None:
+    """Keep in a run folder why the run ended, unless the disk refuses, which must not hide it."""
+    with contextlib.suppress(RdfiaError, OSError):
+        durable.write_json(folder / FAILURE, error.describe())
+
+
 def data_changed(folder: Path, fingerprint: str) -> bool:
     """Whether a dataset is known to have another content than when a run began."""
     before = (read_environment(folder) or {}).get(DATA_FINGERPRINT)

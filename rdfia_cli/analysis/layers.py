@@ -131,7 +131,7 @@ def _explain_failure(
 ) -> ComponentError:
     """Why a model cannot be followed: it does not take the input, or it asks for numbers."""
     reason = " ".join(f"{type(failure).__name__}: {failure}".split())
-    if realise is not None and _takes(realise(), shape):
+    if realise is not None and _takes(realise, shape):
         return ComponentError(
             f"the model asks for numbers, and fields are found from shapes alone: {reason}",
             "in evaluation mode it must not decide by item(), tolist() or the truth of a tensor",
@@ -142,11 +142,11 @@ def _explain_failure(
     )
 
 
-def _takes(model: nn.Module, shape: tuple[int, ...]) -> bool:
+def _takes(realise: Callable[[], nn.Module], shape: tuple[int, ...]) -> bool:
     """Whether a model takes an input once that has numbers in it."""
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, *shape))
+            realise().eval()(torch.zeros(1, *shape))
     except Exception:
         return False
     return True

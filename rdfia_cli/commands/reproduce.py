@@ -22,7 +22,7 @@ from rdfia_cli.errors import (
 from rdfia_cli.report.figures import FIGURES, QUICK_OVER, Curve, Figure, read_curve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from rdfia_cli.config import RunConfig
     from rdfia_cli.sources import Sources
@@ -35,6 +35,12 @@ HARMLESS = frozenset(
     {"seed", "device", "precision", "deterministic", "log_every", "log", "out", "if_exists"}
 )
 """Settings that a run may have otherwise than its recipe and still be the report's experiment."""
+NOTHING_MADE: Mapping[str, Any] = {
+    **dict.fromkeys(("data", "command", "test", "error", "remedy")),
+    "compared": False,
+    "changed": [],
+}
+"""What is told of a figure that could not be made."""
 OWN_FLAGS = frozenset({"figures", "quick", "data", "set", "out", "json", "quiet", "traceback"})
 """The flags that are no settings of the runs."""
 
@@ -59,7 +65,7 @@ def run(flags: Mapping[str, Any]) -> int:
         "figures": [each for each in judged if each["name"] in now],
         "seconds": time.monotonic() - began,
     }
-    _write({**content, "figures": judged}, folder)
+    _write({**content, "figures": judged}, now, folder)
     if flags["json"]:
         console.print_json(content)
     else:
@@ -111,7 +117,7 @@ def _read_before(folder: Path, *, quick: bool) -> dict[str, dict[str, Any]]:
         content = json.loads((folder / CONTENT).read_bytes())
         stored = content["figures"] if content["quick"] == quick else []
         known = {figure.name for figure in FIGURES}
-        return {each["name"]: each for each in stored if each["name"] in known}
+        return {each["name"]: each for each in stored if each["name"] in known and _is_whole(each)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -163,6 +169,12 @@ def parse_replacements(texts: Sequence[str]) -> dict[str, str]:
     return replaced
 
 
+def _is_whole(each: Mapping[str, Any]) -> bool:
+    """Whether a stored figure has all that this version tells of one."""
+    trials = each.get("trials", [])
+    return {*NOTHING_MADE} <= {*each} and all("curve" in trial for trial in trials)
+
+
 def _make(
     figure: Figure, flags: Mapping[str, Any], replaced: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
@@ -177,13 +189,7 @@ def _make(
         "name": figure.name,
         "recipe": figure.recipe,
         "title": figure.title,
-        "data": None,
-        "compared": False,
-        "changed": [],
-        "command": None,
-        "test": None,
-        "error": None,
-        "remedy": None,
+        **NOTHING_MADE,
     }
     try:
         make = _sweep if figure.sweep else _train
@@ -272,18 +278,19 @@ def _train(
     }
 
 
-def changed_settings(ours: RunConfig, recipe: RunConfig) -> list[str]:
+def changed_settings(ours: RunConfig, recipe: RunConfig, varied: Collection[str] = ()) -> list[str]:
     """The settings that decide a result and are not the recipe's, each with both values.
 
     The data are not among them: what they are is told by themselves. Of another component its own
-    settings are not told.
+    settings are not told, and neither are those that vary.
     """
     here, there = ours.values(), recipe.values()
     changed = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     return [
         f"{key}={_plain(here.get(key))} (the recipe has {_plain(there.get(key))})"
         for key in changed
-        if key.partition(".")[0] not in HARMLESS | {"data"}
+        if key not in varied
+        and key.partition(".")[0] not in HARMLESS | {"data"}
         and key.rpartition(".")[0] not in changed
     ]
 
@@ -303,7 +310,7 @@ def _is_the_reports(
     from rdfia_cli.run import read_environment
 
     name, theirs = config.data.name, _dataset(figure)
-    if name != "folder" or theirs not in replaced:
+    if name != "folder" or theirs not in replaced or theirs not in PUBLISHED:
         return name == theirs
     told = read_environment(run_folder) or {}
     published, images = PUBLISHED[theirs]
@@ -325,12 +332,8 @@ def _sweep(
 
     began = time.monotonic()
     over = list(QUICK_OVER.get(figure.name, ())) if flags["quick"] else []
-    settings = {
-        **dict.fromkeys(SWEEP_KEYS),
-        "over": over,
-        "out": str(folder / "sweeps" / figure.name),
-    }
-    sources = _sources(figure, flags, replaced, None)
+    sources = _sources(figure, flags, replaced, folder / "sweeps" / figure.name)
+    settings = {**dict.fromkeys((*SWEEP_KEYS, "out")), "over": over}
     question, usual = ask(sources, settings), _recipe_of(figure)
     execution, planned = Execution("process", retry_failed=True), plan(question)
     ledger = open_ledger(question)
@@ -347,7 +350,9 @@ def _sweep(
         "compared": _is_the_reports(config, question.folder_of(0), figure, replaced),
         "changed": [
             *changed_space(question.search.space, usual.search.space),
-            *changed_settings(config, usual.base.config),
+            *changed_settings(
+                config, usual.base.config, {dimension.key for dimension in question.search.space}
+            ),
         ],
         "command": _sweep_command(figure, sources, over),
         "test": content["best"] and content["best"]["test_accuracy"],
@@ -394,46 +399,65 @@ def changed_space(ours: Sequence[Dimension], recipe: Sequence[Dimension]) -> lis
 
 def _sweep_command(figure: Figure, sources: Sources, over: Sequence[str]) -> str:
     """The command of a sweep on its own, for a shell."""
-    set_ = [word for text in sources.assignments for word in ("--set", text)]
+    given = [text for text in sources.assignments if text.partition("=")[0].strip() != "out"]
+    set_ = [word for text in given for word in ("--set", text)]
     varied = [word for text in over for word in ("--over", text)]
     return shlex.join(["rdfia", "sweep", "--recipe", figure.recipe, *set_, *varied])
 
 
 def judge(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put beside each figure what the report states of it, and whether that holds."""
+    """Put beside each figure what the report states of it, and whether that holds.
+
+    Figures are held against one another where both are the recipes' or were changed alike.
+    """
     known = {figure.name: figure for figure in FIGURES}
+    without = {each["name"]: why for each in made if (why := _why_not_compared(each)) is not None}
     curves = {
         each["name"]: Curve(**each["curve"])
         for each in made
-        if each.get("compared") and "curve" in each
-    }
-    without = {
-        each["name"]: "failed" if each["error"] else "is on other data than the report's"
-        for each in made
-        if each["name"] not in curves
+        if "curve" in each and each["name"] not in without
     }
     judged: list[dict[str, Any]] = []
     for each in made:
-        verdicts = [c.judge(each["name"], curves, without) for c in known[each["name"]].claims]
+        unlike = {
+            other["name"]: "was made with other settings"
+            for other in made
+            if other["changed"] != each["changed"]
+        }
+        fit = {name: curve for name, curve in curves.items() if name not in unlike}
+        verdicts = [
+            claim.judge(each["name"], fit, {**unlike, **without})
+            for claim in known[each["name"]].claims
+        ]
         judged.append({**each, "claims": [vars(verdict) for verdict in verdicts]})
     return judged
 
 
-def _write(content: Mapping[str, Any], folder: Path) -> None:
+def _why_not_compared(each: Mapping[str, Any]) -> str | None:
+    """Why nothing that the report says is held against a figure; None where it is."""
+    if each["error"]:
+        return "failed"
+    return None if each["compared"] else "is on other data than the report's"
+
+
+def _write(content: Mapping[str, Any], made: Collection[str], folder: Path) -> None:
+    """Write the object, the page, and the pictures of the figures that were made now."""
     from rdfia_cli import durable
     from rdfia_cli.report.page import write_page
     from rdfia_cli.report.reproduction import make_page
 
     folder.mkdir(parents=True, exist_ok=True)
+    durable.write_json(folder / CONTENT, content)
     for each in content["figures"]:
+        if each["name"] not in made:
+            continue
         copy = folder / f"figure-{each['name']}.png"
-        made = each.get("run") or each.get("sweep")
-        if made is not None and (picture := Path(made) / "curves.png").exists():
+        source = each.get("run") or each.get("sweep")
+        if source is not None and (picture := Path(source) / "curves.png").exists():
             durable.write_file(copy, picture.read_bytes())
         else:
             # One of an earlier call would pass for this one's.
             copy.unlink(missing_ok=True)
-    durable.write_json(folder / CONTENT, content)
     write_page(make_page(content, folder), folder / PAGE)
 
 
@@ -446,8 +470,8 @@ def _print(content: Mapping[str, Any]) -> None:
             f"{each[key]:.4f}" if each.get(key) is not None else ""
             for key in ("train", "test", "gap")
         ]
-        data = each.get("data", "")
-        rows.append((each["name"], each["recipe"], data, *numbers, verdicts(each)))
+        data, told = each["data"] or "", verdicts(each)
+        rows.append((each["name"], each["recipe"], data, *numbers, told))
         for trial in each.get("trials", ()):
             scores = [f"{trial[key]:.4f}" for key in ("train", "test_accuracy", "gap")]
             size = f"{trial['model_parameters']:,} parameters"

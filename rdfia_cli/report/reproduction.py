@@ -51,7 +51,10 @@ def make_page(content: Mapping[str, Any], folder: Path) -> Page:
     done = [each for each in figures if not each["error"]]
     others = "the data are not the report's" if done else "no figure could be made"
     if any(each["compared"] for each in done):
-        others = "the settings are not the recipes'"
+        changed = any(each["compared"] and each["changed"] for each in done)
+        others = (
+            "the settings are not the recipes'" if changed else "the report says nothing of them"
+        )
     numbers = [
         Figure("figures", str(len(figures))),
         Figure("statements that hold", str(sum(compared)), f"of {len(compared)}")
@@ -77,7 +80,7 @@ def _overview(figures: Sequence[Mapping[str, Any]]) -> Section:
             [
                 Cell(each["name"]),
                 each["recipe"],
-                each.get("data", ""),
+                each["data"] or "",
                 *(_share(each.get(key)) for key in ("train", "test")),
                 _points(each.get("gap")),
                 verdicts(each),

@@ -104,7 +104,7 @@ def best(sweep: Sweep) -> Section:
     alike = [t for t in sweep.ranked[1:] if t["validation_accuracy"] == highest]
     if alike:
         others = f"{count(len(alike), 'other trial')} {'has' if len(alike) == 1 else 'have'} it too"
-        lead = f"{lead[:-1]}; {others}, with a higher loss."
+        lead = f"{lead[:-1]}; {others}, with no lower loss."
     return Section("best", "Best trial", page.join(*bodies), lead)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rdfia_cli.config import PLACEMENT, Resolved
+from rdfia_cli.sources import LISTS
 from rdfia_cli.spec import value_text
 from rdfia_cli.sweep.search import Search
 from rdfia_cli.sweep.space import Choice, Dimension, normal_spec, normal_value
@@ -39,10 +40,11 @@ def _shared(base: Resolved) -> dict[str, Any]:
     """The settings that all trials have, by dotted key."""
     found: dict[str, Any] = {}
     for key, value in base.values().items():
-        head = key.partition(".")[0]
+        head, *inner = key.split(".")
         origin = base.origins.get(key) or base.origins[head]  # the weights of classes have one
+        component = ".".join([head, *inner[:1]]) if head in LISTS else head
         # Where components vary, what one of them has by default is not for the others.
-        varies = base.origins.get(head, "").startswith(VARIED) and origin == "default"
+        varies = base.origins.get(component, "").startswith(VARIED) and origin == "default"
         if head not in PLACEMENT and not varies and not origin.startswith(VARIED):
             found[key] = value
     return json.loads(json.dumps(found, default=str))

@@ -239,6 +239,7 @@ def _drop_diverged(room: _Room) -> Iterator[TrialEvent]:
             refuse_divergence(each.member.state)
         except DivergedError as error:
             gone.append(each)
+            run.record_failure(each.trial.folder, error)
             yield TrialFailed(each.trial.number, *describe_failure(error))
     room.leave(gone)
 
@@ -261,6 +262,7 @@ def _end_epoch(
             ended = conclude_epoch(each.member.state, each.member.plan, found, seconds)
         except DivergedError as error:
             gone.append(each)
+            run.record_failure(each.trial.folder, error)
             yield TrialFailed(each.trial.number, *describe_failure(error))
             continue
         experiment.record(ended, each.trial.config, each.logs)

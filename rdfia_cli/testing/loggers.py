@@ -10,7 +10,7 @@ from typing import Any
 
 from rdfia_cli import registry
 from rdfia_cli.config import resolve
-from rdfia_cli.errors import ComponentError
+from rdfia_cli.errors import BuilderError, ComponentError
 from rdfia_cli.run import CONFIG, METRICS
 from rdfia_cli.sources import Sources
 from rdfia_cli.spec import Logger
@@ -18,14 +18,20 @@ from rdfia_cli.testing.subject import NotApplicableError, Subject, require
 
 Line = Mapping[str, Any]
 
-SCORE = {"loss": 0.5, "accuracy": 0.75}
-TEST = {**SCORE, "top5": 1.0}
-LINES: tuple[Line, ...] = (
-    {"epoch": 1, "step": 3, "steps_per_epoch": 6, "loss": 0.7},
-    {"epoch": 1, "learning_rate": 0.1, "train": SCORE, "validation": SCORE, "test": TEST},
-    {"epoch": 2, "learning_rate": 1e-5, "train": SCORE, "test": TEST},
-)
-"""Objects of `metrics.jsonl`: of a step, of an epoch, and of one without a validation split."""
+SPLITS = ("train", "validation", "test")
+
+
+def _lines() -> list[Line]:
+    """Objects of `metrics.jsonl`: of a step, of an epoch, of one without a validation split."""
+    return [
+        {"epoch": 1, "step": 3, "steps_per_epoch": 6, "loss": 0.7},
+        {"epoch": 1, "learning_rate": 0.1, **{split: _score() for split in SPLITS}},
+        {"epoch": 2, "learning_rate": 1e-5, "train": _score(), "test": _score()},
+    ]
+
+
+def _score() -> dict[str, float]:
+    return {"loss": 0.5, "accuracy": 0.75, "top5": 1.0}
 
 
 @contextlib.contextmanager
@@ -45,9 +51,9 @@ def _run(subject: Subject) -> Generator[tuple[Path, Callable[[], Logger]]]:
         def build() -> Logger:
             try:
                 built = registry.build(subject.component, folder, config, **settings)
-            except ComponentError as error:
-                if error.__cause__ is not None:  # it did not say so itself
-                    raise
+            except BuilderError:
+                raise
+            except ComponentError as error:  # it says itself that it cannot do its work here
                 raise NotApplicableError(error.fact) from None
             require(isinstance(built, Logger), f"it returns {type(built).__name__}, no Logger")
             return built
@@ -73,14 +79,14 @@ def nothing_is_written_before_the_first_line(subject: Subject) -> None:
 def every_line_is_taken(subject: Subject) -> None:
     """It takes lines of steps and of epochs, with a validation split and without one."""
     with _run(subject) as (_, build):
-        _tell(build, LINES, complete=True)
+        _tell(build, _lines(), complete=True)
 
 
 def a_run_that_goes_on_tells_all_again(subject: Subject) -> None:
     """A run that was stopped and goes on may tell it once more what it was told before."""
     with _run(subject) as (_, build):
-        _tell(build, LINES[:2], complete=False)
-        _tell(build, LINES, complete=True)
+        _tell(build, _lines()[:2], complete=False)
+        _tell(build, _lines(), complete=True)
 
 
 def the_lines_and_the_run_stay_as_they_are(subject: Subject) -> None:
@@ -89,9 +95,9 @@ def the_lines_and_the_run_stay_as_they_are(subject: Subject) -> None:
         own = {folder / CONFIG: b"epochs = 2\n", folder / METRICS: b"{}\n"}
         for path, content in own.items():
             path.write_bytes(content)
-        lines = [dict(line) for line in LINES]
+        lines = _lines()
         _tell(build, lines, complete=True)
-        require(lines == list(LINES), "it changed a line")
+        require(lines == _lines(), "it changed a line")
         for path, content in own.items():
             kept = path.exists() and path.read_bytes() == content
             require(kept, f"it changed {path.name}, which is the run's own")

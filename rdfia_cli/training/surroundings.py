@@ -34,12 +34,15 @@ def write_head(
 ) -> None:
     """Write what a run began with; the configuration comes last: it makes the folder a run's.
 
+    Why it failed before is forgotten: it goes on.
+
     Args:
         folder: the run folder.
         parts: what the run is made of.
         begins: whether it does not go on from a checkpoint.
         environment: from `describe`, where many runs begin with the same.
     """
+    (folder / run.FAILURE).unlink(missing_ok=True)
     if begins:
         durable.write_json(folder / run.ENVIRONMENT, environment or describe(parts))
     if not (folder / run.CONFIG).exists():

@@ -116,6 +116,74 @@ def test_a_figure_that_fails_takes_no_other_with_it(rdfia, tmp_path):
     assert stored[1]["claims"][0]["measured"] == "figure 1 failed"
 
 
+def test_the_table_has_a_line_for_what_failed(rdfia, tmp_path):
+    (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
+    (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
+    outcome = rdfia("reproduce", "1", "3", "--quick", "-q", "--out", "f", "--epochs", "1")
+    assert outcome.code == 3, outcome.err
+    assert re.search(r"^1 +mlp-circles .*neither empty nor a run folder", outcome.out, re.MULTILINE)
+    remedy = json.loads((tmp_path / "f/reproduction.json").read_bytes())["figures"][0]["remedy"]
+    assert remedy
+    assert remedy in html.unescape((tmp_path / "f/index.html").read_text())
+
+
+def test_an_earlier_call_s_figures_stay_and_are_held_against_the_new_ones(rdfia, tmp_path):
+    assert rdfia(*SHORT, "1", "--epochs", "2").code == 0
+    picture = (tmp_path / "f/figure-1.png").read_bytes()
+    outcome = rdfia(*SHORT, "3", "--epochs", "2")
+    assert outcome.code == 0, outcome.err
+    (made,) = outcome.json["figures"]
+    assert all(claim["holds"] is not None for claim in made["claims"]), "figure 1 is there"
+    stored = json.loads((tmp_path / "f/reproduction.json").read_bytes())["figures"]
+    assert [each["name"] for each in stored] == ["1", "3"]
+    assert (tmp_path / "f/figure-1.png").read_bytes() == picture
+    again = rdfia(*SHORT, "3", "--epochs", "1", "--set", "if_exists=new").json["figures"][0]
+    assert {claim["measured"] for claim in again["claims"]} == {
+        "figure 1 was made with other settings"
+    }
+    (tmp_path / "f/reproduction.json").write_text('{"quick": true, "figures": [{"name": "1"}]}')
+    assert rdfia(*SHORT, "3", "--epochs", "2").code == 0, "an older version's are left out"
+
+
+def test_settings_with_which_nothing_can_be_made_are_refused_before_anything(rdfia, tmp_path):
+    outcome = rdfia("reproduce", "1", "3", "--optimizer", "sdg")
+    assert outcome.code == 4
+    assert "did you mean 'sgd'?" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_else_is_refused(rdfia, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/index.html").write_text("dear")
+    (tmp_path / "letter").write_text("dear")
+    for out in ("mine", "letter"):
+        outcome = rdfia("reproduce", "1", "--quick", "--out", out)
+        assert outcome.code == 2
+        assert "choose another --out" in outcome.err
+    assert (tmp_path / "mine/index.html").read_text() == "dear"
+
+
+def test_circles_from_a_folder_are_other_data_and_no_error(rdfia, tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("inner", "outer"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for index in range(20):
+            pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    outcome = rdfia(*SHORT, "1", "--data", "circles=folder:path=photos", "--epochs", "1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["figures"][0]["compared"] is False
+
+
+def test_an_out_among_the_settings_takes_no_figure_elsewhere(rdfia, tmp_path):
+    figures = ("vit-mnist-dim", "vit-mnist-position")
+    outcome = rdfia(*SHORT, *figures, "--epochs", "1", "--set", "out=elsewhere")
+    assert outcome.code == 0, outcome.err
+    assert {each["sweep"] for each in outcome.json["figures"]} == {f"f/sweeps/{n}" for n in figures}
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_page_without_a_single_figure_says_that_none_could_be_made(rdfia, tmp_path):
     (tmp_path / "f/runs/mlp-circles").mkdir(parents=True)
     (tmp_path / "f/runs/mlp-circles/letter.txt").write_text("dear")
@@ -242,6 +310,7 @@ def test_a_sweep_tells_its_best_trial_and_its_command(rdfia, tmp_path):
         assert trial["model_parameters"] == result["parameters"]
     assert "dim=8 (the recipe has 32)" in " ".join(made["changed"])
     assert "model.patch over 1,2,4,8 (the recipe has 2,4,7,14,28)" in made["changed"]
+    assert not [text for text in made["changed"] if text.startswith("model.patch=")]
     plan = rdfia(*shlex.split(made["command"])[1:], "--dry-run")
     assert plan.code == 0, plan.err
     assert len(plan.out.splitlines()) == len(made["trials"])

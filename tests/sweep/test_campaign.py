@@ -566,6 +566,8 @@ def test_settings_of_a_sampler_have_no_order():
 def test_the_spaces_of_two_components_share_what_is_given_and_not_what_is_usual():
     shared = ask(Sources({"data": "digits"}), {**NOTHING, "over": ["model=mlp,cnn"]})
     assert not [key for key in shared.identity["settings"] if key.startswith("model")]
+    augmented = ask(Sources({"data": "digits"}), {**NOTHING, "over": ["augment=mixup,cutmix"]})
+    assert not [key for key in augmented.identity["settings"] if key.startswith("augment")]
     given = Sources({"data": "digits"}, ["optimizer.lr=0.5"])
     varied = ask(given, {**NOTHING, "over": ["model=mlp,cnn", "seed=0..3"]})
     assert varied.identity["settings"]["optimizer.lr"] == 0.5

@@ -253,9 +253,12 @@ def test_the_loss_of_each_step_is_logged_where_a_trial_asks_for_it(make_trials):
 
 def test_a_trial_whose_logged_step_diverges_says_so(make_trials):
     rates = [{"optimizer.lr": 0.1}, {"optimizer.lr": 1e300}]
-    events = list(run_stacked(make_trials(rates, "logged", log_every=1)))
-    failed = {e.number: e.error for e in events if isinstance(e, TrialFailed)}
-    assert failed == {1: "diverged"}
+    trials = make_trials(rates, "logged", log_every=1)
+    failed = {e.number: e for e in run_stacked(trials) if isinstance(e, TrialFailed)}
+    assert {number: event.error for number, event in failed.items()} == {1: "diverged"}
+    kept = json.loads((trials[1].folder / "failure.json").read_bytes())
+    assert (kept["error"], kept["message"]) == ("diverged", failed[1].message)
+    assert not (trials[0].folder / "failure.json").exists()
 
 
 def test_a_run_folder_of_a_stack_is_read_by_eval(make_trials, rdfia: Callable[..., Any]):

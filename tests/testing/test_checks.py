@@ -285,6 +285,9 @@ LOGGER_FAULTS = {
         ("def build(folder, config): return L(folder, lambda f, line: line.pop('epoch'))",
          "it changed a line"),
         ("def build(folder, config):\n"
+         " return L(folder, lambda f, line: line.get('test', {}).pop('top5', 0))",
+         "it changed a line"),
+        ("def build(folder, config):\n"
          " return L(folder, lambda f, line: (f / 'metrics.jsonl').unlink(missing_ok=True))",
          "it changed metrics.jsonl"),
     ],
@@ -395,3 +398,28 @@ def test_an_exception_from_no_check_or_without_a_reason_is_refused(declared, tmp
 def test_a_distribution_that_is_not_installed_is_named():
     with pytest.raises(ComponentError, match="no distribution 'absent' provides a component"):
         subjects_of("absent")
+
+
+def test_a_logger_that_changes_its_lines_is_found_out_whatever_ran_before(tmp_path):
+    source = (
+        HEAD + LOGGER + "def build(folder, config):\n return L(folder, lambda f, x: x.clear())\n"
+    )
+    outcomes = {c.__name__: run("loggers", c.__name__, source, tmp_path) for c in CHECKS["loggers"]}
+    assert outcomes["the_lines_and_the_run_stay_as_they_are"].reason == "it changed a line"
+
+
+def test_a_logger_that_says_what_it_lacks_is_not_to_blame(tmp_path):
+    source = (
+        HEAD
+        + LOGGER
+        + textwrap.dedent("""
+        from rdfia_cli.errors import ComponentError
+        def build(folder, config):
+            try:
+                import no_such_package
+            except ImportError as error:
+                raise ComponentError("logger 'l' needs no_such_package", "install it") from error
+    """)
+    )
+    outcome = run("loggers", "every_line_is_taken", source, tmp_path)
+    assert (outcome.state, outcome.reason) == ("not applicable", "logger 'l' needs no_such_package")
