@@ -35,8 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: many tests wait for a process or for the disk."""
-    return processors() + 1
+    """Two more than there are processors: many tests wait for a process or for the disk."""
+    return processors() + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

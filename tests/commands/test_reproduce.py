@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from rdfia_cli import recipe
-from rdfia_cli.commands.reproduce import changed_settings
+from rdfia_cli.commands.reproduce_figure import changed_settings
 from rdfia_cli.config import resolve
 from rdfia_cli.report.figures import FIGURES, Curve, read_curve
 from rdfia_cli.run import load_config
