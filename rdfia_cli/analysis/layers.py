@@ -147,7 +147,7 @@ def _takes(realise: Callable[[], nn.Module], shape: tuple[int, ...]) -> bool:
     try:
         with torch.inference_mode():
             realise().eval()(torch.zeros(1, *shape))
-    except Exception:
+    except Exception:  # why it failed is told of the analysis, not of this trial
         return False
     return True
 

@@ -124,7 +124,7 @@ def _about_score(score: Mapping[str, float], examples: int | None) -> str:
 
 
 def interval(share: float, examples: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many examples (Wilson 1927, JASA 22, equation 3)."""
+    """The 95 % interval of a share of so many examples (Wilson 1927, JASA 22, 209-212)."""
     z = statistics.NormalDist().inv_cdf(0.975)
     scale = 1 + z * z / examples
     middle = (share + z * z / (2 * examples)) / scale

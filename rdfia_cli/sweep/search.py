@@ -141,7 +141,7 @@ def rounds(search: Search) -> Iterator[range]:
 def propose(search: Search, number: int) -> Settings:
     """What grid or random gives a trial: it depends on nothing but the seed and the number."""
     count = size(search.space)
-    if parse_spec(search.sampler).name == "grid":
+    if search.sampler == "grid":
         return combination(search.space, number)
     if count is not None and count <= LARGEST_PERMUTATION:
         return combination(search.space, _shuffled(search.seed, count)[number])

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,16 @@ from rdfia_cli.sources import Sources
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("reproduce", "--quick", "-q", "--json", "--out", "f")
+
+
+def make_photos(root: Path, classes: Sequence[str], *, side: int) -> None:
+    """A folder of noise: twenty square images of each class."""
+    draw = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
 
 
 def test_every_figure_has_a_recipe_and_every_recipe_of_the_report_a_figure():
@@ -164,13 +176,7 @@ def test_a_folder_with_something_else_is_refused(rdfia, tmp_path):
 
 
 def test_circles_from_a_folder_are_other_data_and_no_error(rdfia, tmp_path):
-    draw = np.random.default_rng(0)
-    for name in ("inner", "outer"):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for index in range(20):
-            pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index}.png")
+    make_photos(tmp_path / "photos", ("inner", "outer"), side=8)
     outcome = rdfia(*SHORT, "1", "--data", "circles=folder:path=photos", "--epochs", "1")
     assert outcome.code == 0, outcome.err
     assert outcome.json["figures"][0]["compared"] is False
@@ -334,13 +340,7 @@ def test_only_the_reports_data_are_compared_with_it(rdfia, figure, data, expecte
 def test_a_folder_in_the_place_of_the_reports_data_is_compared_where_it_may_hold_them(
     rdfia, tmp_path
 ):
-    draw = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for index in range(20):
-            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index}.png")
+    make_photos(tmp_path / "photos", ("cat", "dog"), side=32)
     given = ("--data", "cifar10=folder:path=photos", "--epochs", "1", "--set", "batch_size=8")
 
     def compared() -> bool:

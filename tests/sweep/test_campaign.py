@@ -556,6 +556,13 @@ def test_how_a_setting_is_written_makes_no_other_sweep(over, assigned, again, ot
     sweep(one, FakePool())
 
 
+def test_a_sampler_with_an_empty_list_of_settings_is_the_sampler():
+    sources = Sources({"model": "mlp", "data": "circles"})
+    flags = {**NOTHING, "over": ["seed=3,1,2,0"], "sampler": "grid:"}
+    planned = plan(ask(sources, flags))
+    assert [planned[number].config.seed for number in range(4)] == [3, 1, 2, 0]
+
+
 def test_settings_of_a_sampler_have_no_order():
     flags = {**NOTHING, "over": ["lr=log:0.001..1"], "out": "s"}
     sources = Sources({"model": "mlp", "data": "circles"})
